@@ -1,0 +1,129 @@
+"""Database triggers that note every change of a searchable row in the outbox.
+
+Triggers, because every write path must be covered: save, bulk_create, update(), delete(), cascades
+and raw SQL; and a rollback takes its notes back with it. They are installed after every migrate,
+idempotently: SQLite loses a table's triggers when Django remakes the table.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.apps import AppConfig
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models.signals import post_migrate
+
+# kind → (table, columns whose change matters to search)
+WATCHED: dict[str, tuple[str, tuple[str, ...]]] = {
+    "record": (
+        "ingest_record",
+        (
+            "source_id",
+            "key",
+            "title",
+            "body",
+            "data",
+            "weight",
+            "occurred_at",
+            "outcome",
+            "status_code",
+        ),
+    ),
+    "error": (
+        "ingest_errorlog",
+        (
+            "error_type",
+            "outcome",
+            "status_code",
+            "message",
+            "url",
+            "path",
+            "source_id",
+            "run_id",
+            "user_id",
+            "occurred_at",
+        ),
+    ),
+}
+
+
+def connect() -> None:
+    post_migrate.connect(_install_after_migrate, dispatch_uid="ingest.outbox")
+
+
+def _install_after_migrate(sender: AppConfig, using: str, **kwargs: Any) -> None:
+    if sender.name == "ingest":
+        install_triggers(using=using)
+
+
+def install_triggers(*, using: str = "default") -> None:
+    """(Re)create the triggers. Does nothing while the tables are not there."""
+    connection = connections[using]
+    with connection.cursor() as cursor:
+        tables = set(connection.introspection.table_names(cursor))
+        if not {table for table, _ in WATCHED.values()} | {"ingest_outbox"} <= tables:
+            return
+        for statement in trigger_statements(connection):
+            cursor.execute(statement)
+
+
+def trigger_statements(connection: BaseDatabaseWrapper) -> list[str]:
+    if connection.vendor == "sqlite":
+        return [sql for kind in WATCHED for sql in _sqlite_triggers(kind)]
+    if connection.vendor == "postgresql":
+        return [sql for kind in WATCHED for sql in _postgresql_triggers(kind)]
+    raise NotImplementedError(f"No outbox triggers for {connection.vendor}.")
+
+
+_UPSERT = """
+INSERT INTO ingest_outbox (kind, object_id, version, queued_at, attempts, reason)
+VALUES ('{kind}', {row}.id, {token}, {now}, 0, '')
+ON CONFLICT (kind, object_id) DO UPDATE
+SET version = excluded.version, queued_at = excluded.queued_at, attempts = 0,
+    parked_at = NULL, reason = ''"""
+
+
+def _sqlite_triggers(kind: str) -> list[str]:
+    table, columns = WATCHED[kind]
+    changed = " OR ".join(f"OLD.{column} IS NOT NEW.{column}" for column in columns)
+    statements = []
+    for event, row, condition in (
+        ("INSERT", "NEW", ""),
+        ("UPDATE", "NEW", f"WHEN {changed}"),
+        ("DELETE", "OLD", ""),
+    ):
+        name = f"outbox_{kind}_{event.lower()}"
+        upsert = _UPSERT.format(
+            kind=kind, row=row, token="random()", now="strftime('%Y-%m-%d %H:%M:%f', 'now')"
+        )
+        statements += [
+            f"DROP TRIGGER IF EXISTS {name}",
+            f"CREATE TRIGGER {name} AFTER {event} ON {table} {condition} BEGIN {upsert}; END",
+        ]
+    return statements
+
+
+def _postgresql_triggers(kind: str) -> list[str]:
+    table, columns = WATCHED[kind]
+    # jsonb compares by value; a pg "data" column is jsonb.
+    changed = " OR ".join(f"OLD.{column} IS DISTINCT FROM NEW.{column}" for column in columns)
+    token = (
+        "(('x' || substr(md5(random()::text || clock_timestamp()::text), 1, 16))::bit(64)::bigint)"  # noqa: S105
+    )
+    statements = []
+    for event, row, condition in (
+        ("INSERT", "NEW", ""),
+        ("UPDATE", "NEW", f"WHEN ({changed})"),
+        ("DELETE", "OLD", ""),
+    ):
+        name = f"outbox_{kind}_{event.lower()}"
+        upsert = _UPSERT.format(kind=kind, row=row, token=token, now="clock_timestamp()")
+        statements += [
+            f"CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS "
+            f"$$ BEGIN {upsert}; RETURN NULL; END $$",
+            f"DROP TRIGGER IF EXISTS {name} ON {table}",
+            f"CREATE TRIGGER {name} AFTER {event} ON {table} FOR EACH ROW {condition} "
+            f"EXECUTE FUNCTION {name}()",
+        ]
+    return statements

@@ -1,0 +1,33 @@
+"""Fixtures for all tests: a real Redis on the socket that the settings of the test process name."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.plugin import DATA_DIR
+
+
+@pytest.fixture(scope="session", autouse=True)
+def redis_server() -> Iterator[str]:
+    """A redis-server of this test process; gives its URL."""
+    socket = Path(DATA_DIR) / "redis.sock"
+    process = subprocess.Popen(
+        [
+            shutil.which("redis-server") or "redis-server",
+            *("--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", DATA_DIR),
+        ],
+        stdout=subprocess.DEVNULL,
+    )
+    for _ in range(200):
+        if socket.exists():
+            break
+        time.sleep(0.02)
+    yield f"unix://{socket}"
+    process.terminate()
+    process.wait(timeout=10)
