@@ -5,6 +5,7 @@ IngestError
 ├── RunActive              409, the source has an active run
 ├── RunNotActive           409, the run is finished already
 ├── NothingToSweep         409, nothing is missing
+├── SourceArchived         409, the source is out of use
 └── LeaseLost              (internal) another worker has taken the rows over
 
 Each carries what an API answer needs: status_code, code, message, fields.
@@ -18,6 +19,7 @@ from collections.abc import Mapping
 class IngestError(Exception):
     status_code = 400
     code = "ingest_error"
+    wait_seconds: float | None = None
 
     def __init__(self, message: str, fields: Mapping[str, list[str]] | None = None) -> None:
         super().__init__(message)
@@ -50,6 +52,11 @@ class RunNotActive(IngestError):
 class NothingToSweep(IngestError):
     status_code = 409
     code = "nothing_to_sweep"
+
+
+class SourceArchived(IngestError):
+    status_code = 409
+    code = "source_archived"
 
 
 class LeaseLost(Exception):

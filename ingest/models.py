@@ -1,12 +1,10 @@
-"""The tables of ingestion: sources, runs, the request ledger, records, errors, roll-ups, the outbox.
+"""The tables of ingestion: sources, runs, the request ledger, records, errors, roll-ups, outbox.
 
 Rules that the data must obey are named constraints. `Outbox` rows are written by database triggers
 (`ingest/outbox.py`), never from Python.
 """
 
 from __future__ import annotations
-
-from typing import ClassVar
 
 from django.conf import settings
 from django.db import models
@@ -38,7 +36,7 @@ class Source(models.Model):
     archived_at = models.DateTimeField(_("archived"), null=True, blank=True)
 
     class Meta:
-        ordering: ClassVar = ["slug"]
+        ordering = ["slug"]
         verbose_name = _("source")
         verbose_name_plural = _("sources")
 
@@ -50,7 +48,8 @@ class Run(models.Model):
     """One execution of a source's plan, with the configuration that it ran under.
 
     The ten `*_count` columns are set from the ledger in the finishing transaction; while the run is
-    active they are not maintained (`selectors.count_outcomes` counts the ledger).
+    active they are not maintained (`selectors.count_outcomes` counts the ledger). `signs` carries
+    what one slice tells the next about the upstream (`ingest.fetch.signs`).
     """
 
     source = models.ForeignKey(Source, on_delete=models.CASCADE, related_name="runs")
@@ -79,6 +78,7 @@ class Run(models.Model):
     why_ended = models.CharField(max_length=64, blank=True)
     sweeps_done = models.PositiveSmallIntegerField(default=0)
     failures_in_a_row = models.PositiveSmallIntegerField(default=0)
+    signs = models.JSONField(default=dict)
     event_seq = models.PositiveIntegerField(default=0)
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
     started_at = models.DateTimeField(_("first request sent"), null=True, blank=True)
@@ -86,10 +86,10 @@ class Run(models.Model):
     finished_at = models.DateTimeField(_("finished"), null=True, blank=True)
 
     class Meta:
-        ordering: ClassVar = ["-id"]
+        ordering = ["-id"]
         verbose_name = _("run")
         verbose_name_plural = _("runs")
-        constraints: ClassVar = [
+        constraints = [
             models.CheckConstraint(
                 name="run_books_balance",
                 condition=~Q(state__in=sorted(FINAL_STATES))
@@ -145,7 +145,8 @@ class Request(models.Model):
     """A row of the ledger: one planned request, and what became of it.
 
     Due when `due_at` has come and nobody holds it. `attempts` counts every send, `pass_attempts`
-    those of the present pass (first pass or sweep).
+    those of the present pass (first pass or sweep), `backoff_step` its waits that the upstream did
+    not name.
     """
 
     run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="requests")
@@ -155,6 +156,7 @@ class Request(models.Model):
     outcome = models.CharField(max_length=16, choices=Outcome.choices, default=Outcome.PLANNED)
     attempts = models.PositiveIntegerField(default=0)
     pass_attempts = models.PositiveIntegerField(default=0)
+    backoff_step = models.PositiveSmallIntegerField(default=0)
     status_code = models.PositiveSmallIntegerField(null=True, blank=True)
     latency_ms = models.FloatField(null=True, blank=True)
     record_count = models.PositiveIntegerField(default=0)
@@ -165,10 +167,10 @@ class Request(models.Model):
     slice = models.ForeignKey(Slice, on_delete=models.SET_NULL, null=True, related_name="requests")
 
     class Meta:
-        ordering: ClassVar = ["run_id", "position"]
+        ordering = ["run_id", "position"]
         verbose_name = _("request")
         verbose_name_plural = _("requests")
-        constraints: ClassVar = [
+        constraints = [
             models.UniqueConstraint(name="request_once_per_run", fields=["run", "position"]),
             models.CheckConstraint(
                 name="request_outcome_known", condition=Q(outcome__in=sorted(Outcome.values))
@@ -178,7 +180,7 @@ class Request(models.Model):
                 condition=~Q(outcome=Outcome.PLANNED) | Q(finished_at__isnull=True),
             ),
         ]
-        indexes: ClassVar = [
+        indexes = [
             models.Index(name="request_run_outcome", fields=["run", "outcome"]),
             models.Index(
                 name="request_due", fields=["run", "due_at"], condition=Q(due_at__isnull=False)
@@ -199,10 +201,10 @@ class Delivery(models.Model):
     content_hash = models.CharField(max_length=32)
 
     class Meta:
-        constraints: ClassVar = [
+        constraints = [
             models.UniqueConstraint(name="delivery_once", fields=["request", "position"])
         ]
-        indexes: ClassVar = [models.Index(name="delivery_run_key", fields=["run", "record_key"])]
+        indexes = [models.Index(name="delivery_run_key", fields=["run", "record_key"])]
 
     def __str__(self) -> str:
         return self.record_key
@@ -231,13 +233,16 @@ class Record(models.Model):
     updated_at = models.DateTimeField()
 
     class Meta:
-        ordering: ClassVar = ["id"]
+        ordering = ["id"]
         verbose_name = _("record")
         verbose_name_plural = _("records")
-        constraints: ClassVar = [
+        constraints = [
             models.UniqueConstraint(name="record_key_once_per_source", fields=["source", "key"])
         ]
-        indexes: ClassVar = [models.Index(name="record_occurred", fields=["source", "occurred_at"])]
+        indexes = [
+            models.Index(name="record_source_time", fields=["source", "occurred_at"]),
+            models.Index(name="record_time", fields=["occurred_at", "id"]),
+        ]
 
     def __str__(self) -> str:
         return f"{self.source_id}:{self.key}"
@@ -268,10 +273,10 @@ class ErrorLog(models.Model):
     occurred_at = models.DateTimeField(_("time"), db_index=True)
 
     class Meta:
-        ordering: ClassVar = ["-occurred_at", "-id"]
+        ordering = ["-occurred_at", "-id"]
         verbose_name = _("error")
         verbose_name_plural = _("error log")
-        constraints: ClassVar = [
+        constraints = [
             models.UniqueConstraint(
                 name="error_once_per_attempt",
                 fields=["request", "attempt"],
@@ -295,10 +300,8 @@ class RunEvent(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
-        ordering: ClassVar = ["run_id", "seq"]
-        constraints: ClassVar = [
-            models.UniqueConstraint(name="run_event_numbered", fields=["run", "seq"])
-        ]
+        ordering = ["run_id", "seq"]
+        constraints = [models.UniqueConstraint(name="run_event_numbered", fields=["run", "seq"])]
 
     def __str__(self) -> str:
         return f"{self.run_id}#{self.seq} {self.state}"
@@ -320,7 +323,9 @@ class Outbox(models.Model):
     reason = models.TextField(blank=True)
 
     class Meta:
-        constraints: ClassVar = [
+        verbose_name = _("outbox note")
+        verbose_name_plural = _("outbox")
+        constraints = [
             models.UniqueConstraint(name="outbox_once_per_document", fields=["kind", "object_id"])
         ]
 
@@ -329,7 +334,7 @@ class Outbox(models.Model):
 
 
 class Bucket(models.Model):
-    """Roll-up of one minute of a run: how many sends ended in an outcome, and how long they took."""
+    """Roll-up of one minute of a run: how many sends ended in an outcome, how long they took."""
 
     source = models.ForeignKey(Source, on_delete=models.CASCADE, related_name="buckets")
     run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="buckets")
@@ -341,12 +346,12 @@ class Bucket(models.Model):
     latency_ms_max = models.FloatField()
 
     class Meta:
-        constraints: ClassVar = [
+        constraints = [
             models.UniqueConstraint(
                 name="bucket_once_per_minute", fields=["run", "started_at", "outcome"]
             )
         ]
-        indexes: ClassVar = [
+        indexes = [
             models.Index(name="bucket_time", fields=["started_at", "source"]),
         ]
 
@@ -381,7 +386,7 @@ class Job(models.Model):
     finished_at = models.DateTimeField(_("finished"), null=True, blank=True)
 
     class Meta:
-        ordering: ClassVar = ["-id"]
+        ordering = ["-id"]
         verbose_name = _("job")
         verbose_name_plural = _("jobs")
 

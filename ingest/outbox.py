@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.apps import AppConfig
-from django.db import connections
+from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.signals import post_migrate
 
@@ -58,9 +58,12 @@ def _install_after_migrate(sender: AppConfig, using: str, **kwargs: Any) -> None
 
 
 def install_triggers(*, using: str = "default") -> None:
-    """(Re)create the triggers. Does nothing while the tables are not there."""
+    """(Re)create the triggers. Does nothing while the tables are not there.
+
+    In one transaction: what somebody else writes meanwhile meets the old triggers or the new ones.
+    """
     connection = connections[using]
-    with connection.cursor() as cursor:
+    with transaction.atomic(using=using), connection.cursor() as cursor:
         tables = set(connection.introspection.table_names(cursor))
         if not {table for table, _ in WATCHED.values()} | {"ingest_outbox"} <= tables:
             return
@@ -78,7 +81,7 @@ def trigger_statements(connection: BaseDatabaseWrapper) -> list[str]:
 
 _UPSERT = """
 INSERT INTO ingest_outbox (kind, object_id, version, queued_at, attempts, reason)
-VALUES ('{kind}', {row}.id, {token}, {now}, 0, '')
+SELECT '{kind}', {row}.id, {version}, {now}, 0, '' {origin} WHERE TRUE
 ON CONFLICT (kind, object_id) DO UPDATE
 SET version = excluded.version, queued_at = excluded.queued_at, attempts = 0,
     parked_at = NULL, reason = ''"""
@@ -95,7 +98,11 @@ def _sqlite_triggers(kind: str) -> list[str]:
     ):
         name = f"outbox_{kind}_{event.lower()}"
         upsert = _UPSERT.format(
-            kind=kind, row=row, token="random()", now="strftime('%Y-%m-%d %H:%M:%f', 'now')"
+            kind=kind,
+            row=row,
+            version="random()",
+            now="strftime('%Y-%m-%d %H:%M:%f', 'now')",
+            origin="",
         )
         statements += [
             f"DROP TRIGGER IF EXISTS {name}",
@@ -106,11 +113,8 @@ def _sqlite_triggers(kind: str) -> list[str]:
 
 def _postgresql_triggers(kind: str) -> list[str]:
     table, columns = WATCHED[kind]
-    # jsonb compares by value; a pg "data" column is jsonb.
+    # jsonb compares by value: 1 and 1.0, or keys in another order, are no change.
     changed = " OR ".join(f"OLD.{column} IS DISTINCT FROM NEW.{column}" for column in columns)
-    token = (
-        "(('x' || substr(md5(random()::text || clock_timestamp()::text), 1, 16))::bit(64)::bigint)"  # noqa: S105
-    )
     statements = []
     for event, row, condition in (
         ("INSERT", "NEW", ""),
@@ -118,12 +122,35 @@ def _postgresql_triggers(kind: str) -> list[str]:
         ("DELETE", "OLD", ""),
     ):
         name = f"outbox_{kind}_{event.lower()}"
-        upsert = _UPSERT.format(kind=kind, row=row, token=token, now="clock_timestamp()")
         statements += [
             f"CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS "
-            f"$$ BEGIN {upsert}; RETURN NULL; END $$",
-            f"DROP TRIGGER IF EXISTS {name} ON {table}",
-            f"CREATE TRIGGER {name} AFTER {event} ON {table} FOR EACH ROW {condition} "
+            f"$$ BEGIN {_postgresql_upsert(kind, row)}; RETURN NULL; END $$",
+            f"CREATE OR REPLACE TRIGGER {name} AFTER {event} ON {table} FOR EACH ROW {condition} "
             f"EXECUTE FUNCTION {name}()",
         ]
-    return statements
+    return [*statements, *_postgresql_truncate_trigger(kind)]
+
+
+def _postgresql_truncate_trigger(kind: str) -> list[str]:
+    """TRUNCATE fires no row triggers: all rows are noted before it."""
+    table, _ = WATCHED[kind]
+    name = f"outbox_{kind}_truncate"
+    upsert = _postgresql_upsert(kind, "gone", origin=f"FROM {table} AS gone")
+    return [
+        f"CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS "
+        f"$$ BEGIN {upsert}; RETURN NULL; END $$",
+        f"CREATE OR REPLACE TRIGGER {name} BEFORE TRUNCATE ON {table} FOR EACH STATEMENT "
+        f"EXECUTE FUNCTION {name}()",
+    ]
+
+
+def _postgresql_upsert(kind: str, row: str, *, origin: str = "") -> str:
+    return _UPSERT.format(
+        kind=kind,
+        row=row,
+        # Strong randomness, so that neither setseed() nor a clock set back repeats a token;
+        # hashed, because some bits of a UUID are the same in all of them.
+        version="('x' || left(md5(gen_random_uuid()::text), 16))::bit(64)::bigint",
+        now="clock_timestamp()",
+        origin=origin,
+    )

@@ -1,0 +1,487 @@
+"""A source's configuration: JSON → frozen, typed models; every fault is named by its path.
+
+The JSON layout is used by other people's programs. Keys that this version cannot honour yet are
+refused by name, never ignored.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import parse_qsl, urlsplit
+
+import jmespath
+from jmespath.exceptions import JMESPathError
+from jsonschema import SchemaError
+from jsonschema.validators import validator_for
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from ingest.errors import ConfigurationInvalid
+from ingest.outcomes import Outcome
+
+PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+SECRET_NAME = re.compile(
+    r"auth|cookie|token|secret|passw|credential|signature|session|api[-_]?key|^key$|-key$", re.I
+)
+HEADER_NAME = re.compile(r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
+MAX_PLANNED = 5_000_000
+MAX_DEPTH = 60
+# What every JSON reader and both databases keep.
+MAX_INTEGER = 2**63 - 1
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def _fault(message: str) -> PydanticCustomError:
+    # A custom error's message is a template: braces in it are doubled.
+    return PydanticCustomError("invalid", "{reason}", {"reason": message})
+
+
+def _check_path(path: str) -> str:
+    try:
+        jmespath.compile(path)
+    except JMESPathError as error:
+        first_line = str(error).splitlines()[0]
+        raise _fault(f"is not a JMESPath expression: {first_line}") from error
+    return path
+
+
+def _check_finite_text(text: str) -> str:
+    if "\x00" in text or not text.isprintable():
+        raise _fault("has a character that cannot be sent.")
+    return text
+
+
+Path = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_check_path)]
+Text = Annotated[str, AfterValidator(_check_finite_text)]
+Number = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(lambda v: _as_float(v))]
+
+
+def _as_float(value: object) -> object:
+    """JSON knows one kind of number: 5 is a float where a float is asked for."""
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _check_slug(slug: str) -> str:
+    if slug == "new":
+        raise _fault("is the address of the form for a new source; choose another.")
+    return slug
+
+
+def _check_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise _fault(f"is not a URL: {error}") from error
+    if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0:
+        raise _fault("must be an http:// or https:// URL with a host.")
+    return url
+
+
+class ApiKey(_Part):
+    place: Literal["header", "query"] = Field(alias="in")
+    name: Text = Field(min_length=1, max_length=200)
+    secret: Text = Field(min_length=1, max_length=4000)
+
+
+class Proxy(_Part):
+    http: Text | None = None
+    https: Text | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_url_serves_both(cls, value: object) -> object:
+        return {"http": value, "https": value} if isinstance(value, str) else value
+
+    @field_validator("http", "https")
+    @classmethod
+    def _check(cls, value: str | None) -> str | None:
+        return None if value is None else _check_url(value)
+
+    @model_validator(mode="after")
+    def _names_one(self) -> Self:
+        if not (self.http or self.https):
+            raise _fault("needs a URL under `http`, `https` or both.")
+        return self
+
+
+class RequestPart(_Part):
+    url: Text = Field(min_length=1, max_length=4000)
+    method: Literal["GET", "POST", "PUT", "PATCH", "HEAD", "OPTIONS", "DELETE"] = "GET"
+    headers: dict[str, Text] = Field(default_factory=dict, max_length=100)
+    params: dict[str, Text] = Field(default_factory=dict, max_length=100)
+    timeout_seconds: Number = Field(default=30.0, gt=0, le=3600)
+    proxies: tuple[Proxy, ...] = Field(default=(), max_length=1000, strict=False)
+    api_key: tuple[ApiKey, ...] = Field(default=(), max_length=100, strict=False)
+
+    @field_validator("params", mode="before")
+    @classmethod
+    def _scalars_as_text(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        return {
+            name: str(item)
+            if isinstance(item, int | float) and not isinstance(item, bool)
+            else item
+            for name, item in value.items()
+        }
+
+    @field_validator("api_key", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: object) -> object:
+        if value is None:
+            return ()
+        return (value,) if isinstance(value, dict) else value
+
+    @field_validator("headers")
+    @classmethod
+    def _check_headers(cls, value: dict[str, str]) -> dict[str, str]:
+        for name in value:
+            if not HEADER_NAME.match(name):
+                raise _fault(f"{name!r} is not a header name.")
+        return value
+
+    @field_validator("url")
+    @classmethod
+    def _check_address(cls, url: str) -> str:
+        _check_url(PLACEHOLDER.sub("x", url))
+        parts = urlsplit(url)
+        if PLACEHOLDER.search(parts.netloc):
+            raise _fault("may have a placeholder in path and query, not in the host.")
+        if "@" in parts.netloc:
+            raise _fault("must not carry a user or password; use headers or api_key.")
+        for name, value in parse_qsl(parts.query):
+            if SECRET_NAME.search(name) and not PLACEHOLDER.search(value):
+                raise _fault(f"{name!r} looks like a secret; put it under request.api_key.")
+        return url
+
+    @property
+    def origin(self) -> tuple[str, str, int]:
+        """(scheme, host, port) of the upstream."""
+        return origin_of(self.url)
+
+    def placeholders(self) -> set[str]:
+        texts = [self.url, *self.params.values(), *self.headers.values()]
+        return {name for text in texts for name in PLACEHOLDER.findall(text)}
+
+
+def origin_of(url: str) -> tuple[str, str, int]:
+    parts = urlsplit(url)
+    default = 443 if parts.scheme == "https" else 80
+    return parts.scheme, (parts.hostname or "").lower(), parts.port or default
+
+
+class RangePlan(_Part):
+    type: Literal["range"]
+    name: str = Field(min_length=1, max_length=100)
+    start: int
+    stop: int
+    step: int = Field(default=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.step == 0:
+            raise _fault("step must not be 0.")
+        if not self.numbers():
+            raise _fault(f"from {self.start} to {self.stop} by {self.step} names no request.")
+        if abs(self.stop - self.start) // abs(self.step) >= MAX_PLANNED:  # len() overflows
+            raise _fault(f"names more than {MAX_PLANNED:,} requests.")
+        return self
+
+    def numbers(self) -> range:
+        return range(self.start, self.stop + (1 if self.step > 0 else -1), self.step)
+
+    def count(self) -> int:
+        return len(self.numbers())
+
+    def keys(self) -> Iterator[str]:
+        return map(str, self.numbers())
+
+
+class ValuesPlan(_Part):
+    type: Literal["values"]
+    name: str = Field(min_length=1, max_length=100)
+    values: tuple[str | int | Number, ...] = Field(
+        min_length=1, max_length=MAX_PLANNED, strict=False
+    )
+
+    @field_validator("values")
+    @classmethod
+    def _check_once(cls, values: tuple[str | int | float, ...]) -> tuple[str | int | float, ...]:
+        seen: dict[str, int] = {}
+        for index, value in enumerate(values):
+            text = str(value)
+            if not text:
+                raise _fault(f"values[{index}] is empty.")
+            if "\x00" in text or not _is_encodable(text):
+                raise _fault(f"values[{index}] has a character that cannot be sent.")
+            if text in seen:
+                raise _fault(f"values[{index}] repeats values[{seen[text]}]: {text[:80]!r}.")
+            seen[text] = index
+        return values
+
+    def count(self) -> int:
+        return len(self.values)
+
+    def keys(self) -> Iterator[str]:
+        return map(str, self.values)
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+Plan = Annotated[RangePlan | ValuesPlan, Field(discriminator="type")]
+
+
+class RecordsPart(_Part):
+    path: Path | None = None
+    key: Path = "id"
+    title: Path | None = None
+    body: tuple[Path, ...] = Field(default=(), strict=False, max_length=50)
+    occurred_at: Path | None = None
+    weight: Path | None = None
+    schema_: dict[str, Any] = Field(default_factory=dict, alias="schema")
+
+    @field_validator("body", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: object) -> object:
+        if value is None:
+            return ()
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("schema_")
+    @classmethod
+    def _check_schema(cls, schema: dict[str, Any]) -> dict[str, Any]:
+        try:
+            validator_for(schema).check_schema(schema)
+        except (SchemaError, RecursionError, TypeError, ValueError, AttributeError) as error:
+            # "$schema": [] makes jsonschema itself stumble.
+            reason = getattr(error, "message", "it is nested too deeply, or its $schema no text")
+            raise _fault(f"is not a JSON Schema: {reason}"[:500]) from error
+        for reference in _references(schema):
+            if not reference.startswith("#"):
+                raise _fault(f"refers to {reference!r}; only references inside it are followed.")
+        return schema
+
+
+def _references(schema: object) -> Iterator[str]:
+    if isinstance(schema, dict):
+        for name, value in schema.items():
+            if name in {"$ref", "$dynamicRef"} and isinstance(value, str):
+                yield value
+            yield from _references(value)
+    elif isinstance(schema, list):
+        for item in schema:
+            yield from _references(item)
+
+
+class LimitsPart(_Part):
+    per_second: Number | None = Field(default=5.0, gt=0, le=100_000)
+    concurrency: int = Field(default=5, ge=1, le=1000)
+    window: None = None
+    batch: None = None
+    quota: None = None
+    deadline_seconds: Number = Field(default=3600.0, gt=0, le=31_536_000)
+    max_body_bytes: int = Field(default=10_000_000, ge=1, le=1_000_000_000)
+
+
+AcceptedOutcome = Literal[
+    "empty", "malformed", "missing", "denied", "refused", "blocked", "failed", "cancelled"
+]
+
+
+class RetryPart(_Part):
+    attempts: int | None = Field(default=5, ge=1, le=1_000_000)
+    base_seconds: Number = Field(default=1.0, gt=0, le=3600)
+    cap_seconds: Number = Field(default=60.0, gt=0, le=86_400)
+    sweeps: int = Field(default=1, ge=0, le=100)
+    missing: bool = False
+    accept: tuple[AcceptedOutcome, ...] = Field(default=(), strict=False)
+
+
+class BlockPart(_Part):
+    patience: int = Field(default=5, ge=1, le=1_000_000)
+    markers: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(
+        default=("banned", "blocked", "denied"), strict=False, max_length=100
+    )
+    patience_429: int = Field(default=50, ge=1, le=1_000_000)
+    patience_5xx: int = Field(default=50, ge=1, le=1_000_000)
+
+
+class SourceConfiguration(_Part):
+    """The whole configuration of a source, valid in itself."""
+
+    slug: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$"), AfterValidator(_check_slug)]
+    name: str = Field(default="", max_length=200)
+    request: RequestPart
+    plan: Plan
+    records: RecordsPart = RecordsPart()
+    limits: LimitsPart = LimitsPart()
+    retry: RetryPart = RetryPart()
+    block: BlockPart = BlockPart()
+    schedule: None = None
+
+    @model_validator(mode="after")
+    def _check_placeholders(self, info: ValidationInfo) -> Self:
+        if info.context == WITHOUT_SECRETS:
+            return self  # the placeholder may stand in what was taken out
+        used = self.request.placeholders()
+        if unknown := sorted(used - {self.plan.name}):
+            raise _fault(
+                f"request: {{{unknown[0]}}} is not a placeholder of the plan; it provides "
+                f"{{{self.plan.name}}}."
+            )
+        if isinstance(self.plan, ValuesPlan):
+            self._check_segments(self.plan)
+        if self.plan.name not in used:
+            raise _fault(
+                f"plan.name: {{{self.plan.name}}} appears neither in request.url nor in "
+                "request.params or request.headers, so that all requests would be the same."
+            )
+        return self
+
+    def _check_segments(self, plan: ValuesPlan) -> None:
+        """A path segment of dots is taken out of every URL, also percent-encoded (RFC 3986 §5.2.4):
+        the request would go elsewhere."""
+        if f"{{{plan.name}}}" not in urlsplit(self.request.url).path.split("/"):
+            return
+        for index, value in enumerate(plan.values):
+            if value in {".", ".."}:
+                raise _fault(f"plan.values: values[{index}] is {value!r}, which no path can hold.")
+
+    @property
+    def accepted(self) -> frozenset[Outcome]:
+        return frozenset(Outcome(value) for value in self.retry.accept)
+
+    def as_json(self) -> dict[str, Any]:
+        """The configuration with every default spelled out, secrets included."""
+        data = self.model_dump(mode="json", by_alias=True)
+        data["name"] = data["name"] or self.slug
+        keys = data["request"]["api_key"]
+        data["request"]["api_key"] = keys[0] if len(keys) == 1 else keys or None
+        data["records"]["body"] = data["records"]["body"] or None
+        return data
+
+
+NOT_YET = {
+    ("limits", "window"): "windows",
+    ("limits", "batch"): "batches",
+    ("limits", "quota"): "quotas",
+    ("schedule",): "schedules",
+}
+
+
+WITHOUT_SECRETS = "without secrets"
+
+
+def parse_configuration(data: object, *, context: str | None = None) -> SourceConfiguration:
+    """The typed configuration, or ConfigurationInvalid naming each fault by its dotted path."""
+    if not isinstance(data, Mapping):
+        raise ConfigurationInvalid({"configuration": ["must be a JSON object."]})
+    check_storable(data)
+    try:
+        return SourceConfiguration.model_validate(data, context=context)
+    except ValidationError as error:
+        raise ConfigurationInvalid(_faults_by_path(error)) from error
+    except RecursionError as error:
+        raise ConfigurationInvalid({"configuration": ["is nested too deeply."]}) from error
+
+
+def check_storable(data: Mapping[str, Any]) -> None:
+    """Raises ConfigurationInvalid where a value, wherever it stands, cannot be kept as JSON."""
+    stack: list[tuple[tuple[object, ...], object]] = [((), data)]
+    while stack:
+        path, node = stack.pop()
+        if len(path) > MAX_DEPTH:
+            raise _fault_at(path[:3], "is nested too deeply.")
+        if isinstance(node, Mapping):
+            for name, value in node.items():
+                _check_leaf(path, name)
+                stack.append(((*path, name), value))
+        elif isinstance(node, list | tuple):
+            # Long lists are values of a plan, which are checked one by one by their own rule.
+            if len(path) < 2 or path[:2] != ("plan", "values"):
+                stack.extend(((*path, index), value) for index, value in enumerate(node))
+        else:
+            _check_leaf(path, node)
+
+
+def _check_leaf(path: tuple[object, ...], value: object) -> None:
+    if isinstance(value, str) and ("\x00" in value or not _is_encodable(value)):
+        raise _fault_at(path, "has a character that cannot be stored.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise _fault_at(path, "is not a finite number.")
+    if isinstance(value, int) and abs(value) > MAX_INTEGER:
+        raise _fault_at(path, "is too large a number.")
+
+
+def _fault_at(path: tuple[object, ...], message: str) -> ConfigurationInvalid:
+    dotted = ".".join(str(step).encode("utf-8", "replace").decode() for step in path)
+    return ConfigurationInvalid({dotted.replace("\x00", "?") or "configuration": [message]})
+
+
+def _faults_by_path(error: ValidationError) -> dict[str, list[str]]:
+    faults: dict[str, list[str]] = {}
+    for fault in error.errors(include_url=False, include_input=False):
+        path, message = _name_fault(fault["loc"], fault["type"], fault["msg"])
+        if message not in faults.setdefault(path, []):
+            faults[path].append(message)
+    return faults
+
+
+def _name_fault(location: tuple[int | str, ...], kind: str, message: str) -> tuple[str, str]:
+    # The union of plans puts its tag into the path; the JSON has no such key.
+    steps = [
+        step
+        for index, step in enumerate(location)
+        if not (index == 1 and location[0] == "plan" and step in {"range", "values"})
+    ]
+    # values: str | int | float adds the branch that failed.
+    if len(steps) > 3 and steps[:2] == ["plan", "values"]:
+        steps = steps[:3]
+    if feature := NOT_YET.get(tuple(str(step) for step in steps)):
+        return ".".join(map(str, steps)), f"{feature} are not available in this version; use null."
+    if kind == "union_tag_invalid":
+        return "plan.type", "must be range or values; walks are not available in this version."
+    if kind == "union_tag_not_found":
+        return "plan.type", "is required: range or values."
+    if kind == "extra_forbidden":
+        message = "is not a known key."
+    if kind == "invalid" and not steps:
+        path, _, rest = message.partition(": ")
+        return path, rest
+    return ".".join(map(str, steps)) or "configuration", message
+
+
+def merge_patch(target: object, patch: object) -> object:
+    """RFC 7396: objects merge, null removes, everything else replaces."""
+    if not isinstance(patch, Mapping):
+        return patch
+    merged = dict(target) if isinstance(target, Mapping) else {}
+    for name, value in patch.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = merge_patch(merged.get(name), value)
+    return merged

@@ -1,0 +1,174 @@
+"""One reply → one outcome, by the rules of docs/architecture.md. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from ingest.configuration import SourceConfiguration
+from ingest.fetch.answers import Reply, Verdict
+from ingest.fetch.reading import Malformed, Reading, RecordReader
+from ingest.outcomes import Outcome
+
+FIRST_CHARACTERS = 200
+# A secret of 4,000 characters, escaped, that begins within the first characters ends in here.
+LONGEST_SECRET = 16_000
+# Asking again at once may help only with these (RFC 9110, RFC 6585, RFC 8470).
+REPEATED_STATUS = frozenset({408, 425, 429})
+
+
+@dataclass(frozen=True, slots=True)
+class Classifier:
+    """Reads replies as one source's configuration understands them; built once per slice."""
+
+    reader: RecordReader
+    markers: re.Pattern[str] | None
+    redact: Callable[[str], str]
+
+    @classmethod
+    def of(cls, configuration: SourceConfiguration, *, redact: Callable[[str], str]) -> Classifier:
+        words = "|".join(re.escape(marker) for marker in configuration.block.markers)
+        return cls(
+            reader=RecordReader.of(configuration.records),
+            markers=re.compile(rf"(?<!\w)(?:{words})(?!\w)", re.I) if words else None,
+            redact=redact,
+        )
+
+    def classify(self, reply: Reply) -> Verdict:
+        if reply.failure:
+            return self._fail(reply)
+        status = reply.status or 0
+        if 200 <= status < 300:
+            return self._read(reply)
+        return self._name_error(reply, status)
+
+    def _read(self, reply: Reply) -> Verdict:
+        if reply.is_too_large:
+            return self._malformed(
+                reply, Malformed("too_large", f"the body is larger than {len(reply.body):,} bytes")
+            )
+        try:
+            reading = self.reader.read(reply.body, reply.charset)
+        except Malformed as fault:
+            return self._malformed(reply, self._name_other_type(reply, fault))
+        if reading.faults:
+            return self._malformed(reply, reading.faults[0], reading)
+        if not reading.records:
+            return Verdict(
+                outcome=Outcome.EMPTY,
+                error="empty",
+                error_type="Empty Answer",
+                evidence=self._evidence(reply, "the answer holds no record"),
+                has_block_marker=self._is_marked(reply),
+            )
+        return Verdict(outcome=Outcome.DELIVERED, records=reading.records)
+
+    def _name_other_type(self, reply: Reply, fault: Malformed) -> Malformed:
+        if fault.kind == "not_json" and "html" in reply.content_type:
+            return Malformed("html", f"an HTML page instead of JSON ({fault.reason})")
+        return fault
+
+    def _malformed(self, reply: Reply, fault: Malformed, reading: Reading | None = None) -> Verdict:
+        evidence = self._evidence(reply, fault.reason)
+        evidence["rule"] = fault.kind
+        if fault.index is not None:
+            evidence["index"] = fault.index
+        if reading and len(reading.faults) > 1:
+            evidence["faults"] = [
+                {
+                    "index": each.index,
+                    "rule": each.kind,
+                    "reason": self.redact(_storable(each.reason)),
+                }
+                for each in reading.faults[:20]
+            ]
+            evidence["fault_count"] = len(reading.faults)
+        return Verdict(
+            outcome=Outcome.MALFORMED,
+            error=fault.kind,
+            error_type="Malformed Answer",
+            evidence=evidence,
+            records=reading.records if reading else [],
+            has_block_marker=self._is_marked(reply),
+        )
+
+    def _name_error(self, reply: Reply, status: int) -> Verdict:
+        outcome = {
+            404: Outcome.MISSING,
+            410: Outcome.MISSING,
+            401: Outcome.DENIED,
+            403: Outcome.DENIED,
+            429: Outcome.REFUSED,
+        }.get(status, Outcome.FAILED)
+        return Verdict(
+            outcome=outcome,
+            error=f"http_{status}",
+            error_type="HTTP Error",
+            evidence=self._evidence(reply, f"{status} {_phrase(status)}".strip()),
+            has_block_marker=self._is_marked(reply),
+        )
+
+    def _fail(self, reply: Reply) -> Verdict:
+        return Verdict(
+            outcome=Outcome.FAILED,
+            error=reply.failure,
+            error_type=_FAILURE_TYPES.get(reply.failure, "Connection Error"),
+            evidence=self._evidence(reply, reply.reason),
+        )
+
+    def _is_marked(self, reply: Reply) -> bool:
+        status = reply.status or 0
+        if self.markers is None or status in {404, 410} or status >= 500:
+            return False
+        return bool(self.markers.search(reply.body[:100_000].decode("utf-8", "replace")))
+
+    def _evidence(self, reply: Reply, reason: str) -> dict[str, Any]:
+        first = reply.body[:LONGEST_SECRET].decode("utf-8", "replace")
+        evidence: dict[str, Any] = {"reason": self.redact(_storable(reason))}
+        if reply.status is not None:
+            evidence["status"] = reply.status
+            # Redacted before they are cut: half a secret is not recognised any more.
+            evidence["content_type"] = self.redact(_storable(reply.content_type))[:200]
+            evidence["first_characters"] = self.redact(_storable(first))[:FIRST_CHARACTERS]
+            if reply.retry_after is not None:
+                evidence["retry_after"] = self.redact(_storable(reply.retry_after))[:100]
+        return evidence
+
+
+_FAILURE_TYPES = {
+    "timeout": "Timeout",
+    "dns": "DNS Error",
+    "tls": "TLS Error",
+    "refused_address": "Refused Address",
+    "redirect_loop": "Redirect Error",
+    "redirect": "Redirect Error",
+    "unsendable": "Invalid Request",
+    "protocol": "Protocol Error",
+    "broken_off": "Broken Transfer",
+}
+
+
+def is_repeated(verdict: Verdict, status: int | None) -> bool:
+    """Whether a further send in the same pass may help: 408, 425, 429, 5xx, dead connections."""
+    if verdict.outcome == Outcome.REFUSED:
+        return True
+    if verdict.outcome != Outcome.FAILED:
+        return False
+    if verdict.error.startswith("http_") and status is not None:
+        return status in REPEATED_STATUS or status >= 500
+    return verdict.error not in {"refused_address", "redirect", "redirect_loop", "unsendable"}
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
+
+
+def _storable(text: str) -> str:
+    """Without what no database text can hold."""
+    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()

@@ -1,0 +1,397 @@
+"""A slice: one asyncio loop and one aiohttp session that work on a run's due rows for a while.
+
+    ledger ─claim→ bounded queue → `concurrency` senders under the budget → answers ─flush→ ledger
+
+A row that is to be sent again goes back through the ledger with a due time: waiting holds neither a
+connection nor a sender, and a worker that dies in the meantime loses nothing. Everything that
+touches the database runs in one thread of its own, because Django's connections are per thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import ParamSpec, TypeVar
+
+import uvloop
+from django.conf import settings
+from django.db import connections
+from django.utils import timezone
+from redis.exceptions import RedisError
+
+from ingest import ledger
+from ingest.configuration import SourceConfiguration
+from ingest.errors import LeaseLost
+from ingest.fetch.answers import Answer, Reply, Verdict
+from ingest.fetch.backoff import DELAYING_STATUS, jittered_wait, read_retry_after
+from ingest.fetch.budget import Budget
+from ingest.fetch.classify import Classifier, is_repeated
+from ingest.fetch.guard import AddressGuard
+from ingest.fetch.pace import Pace
+from ingest.fetch.signs import Signs, SignWatch
+from ingest.fetch.transport import Transport
+from ingest.models import Request, Slice
+from ingest.outcomes import Outcome
+from ingest.plans import address_of, prepare_request
+from ingest.secrets import Redactor
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+FLUSH_ANSWERS = 500
+# Answers may hold many records: SQLite's one writer must not be kept for long.
+FLUSH_RECORDS = 5_000
+FLUSH_SECONDS = 0.5
+MAX_QUEUED = 1_000
+LARGE_BODY_BYTES = 200_000
+# Beyond it the wait is `cap_seconds` anyway, and the column ends at 32,767.
+MAX_BACKOFF_STEP = 60
+IDLE_SECONDS = 0.05
+# A slice stays for rows that are due within this time; for later ones it frees its worker.
+LINGER_SECONDS = 2.0
+# How long answers that are under way are still waited for once the source has shut us out.
+BLOCKED_PATIENCE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class SliceTask:
+    """What a slice works on. `on_flush` is called in the database thread after each flush."""
+
+    held: Slice
+    source_id: int
+    configuration: SourceConfiguration
+    redact: Redactor
+    signs: Signs
+    is_sweep: bool
+    deadline_at: datetime
+    on_flush: Callable[[Signs], None]
+
+
+@dataclass(slots=True)
+class SliceResult:
+    """What a slice did, and why it thinks that the run should not go on as before."""
+
+    block_reason: str = ""
+    is_host_given_up: bool = False
+    is_lease_lost: bool = False
+    is_budget_down: bool = False
+
+
+def work_on_slice(task: SliceTask) -> SliceResult:
+    """Runs one slice to its end. The caller closes the lease."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger") as database:
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                return runner.run(_SliceRunner(task, database).run())
+        finally:
+            database.submit(connections.close_all).result()
+
+
+class _SendGivenUp(Exception):
+    """A redirect may not be followed any more."""
+
+
+class _SliceRunner:
+    def __init__(self, task: SliceTask, database: ThreadPoolExecutor) -> None:
+        limits = task.configuration.limits
+        self.task = task
+        self.database = database
+        self.result = SliceResult()
+        self.watch = SignWatch(task.configuration, task.signs)
+        self.classifier = Classifier.of(task.configuration, redact=task.redact)
+        self.random = random.Random()  # noqa: S311 - jitter, not a secret
+        self.capacity = queue_size(limits.per_second, limits.concurrency)
+        self.queue: asyncio.Queue[Request] = asyncio.Queue(maxsize=self.capacity)
+        self.answers: list[Answer] = []
+        self.has_batch = asyncio.Event()
+        self.is_probing = self.watch.is_host_down
+        self.in_flight = 0
+        self.flushing = asyncio.Lock()
+        self.ends_at = time.monotonic() + settings.SLICE_SECONDS
+        self.pace = Pace(
+            configured=limits.per_second, rate=task.signs.rate, held_until=task.signs.held_until
+        )
+        self.budget = Budget(
+            redis_url=settings.REDIS_BUDGET_URL,
+            origin="{}://{}:{}".format(*task.configuration.request.origin),
+            member=f"slice-{task.held.pk}",
+            rate=self.pace.limit,
+        )
+
+    async def run(self) -> SliceResult:
+        part = self.task.configuration.request
+        guard = AddressGuard(settings.ALLOW_PRIVATE_UPSTREAMS, settings.ALLOWED_UPSTREAMS)
+        limits = self.task.configuration.limits
+        async with Transport(
+            part,
+            guard=guard,
+            concurrency=limits.concurrency,
+            max_body_bytes=limits.max_body_bytes,
+        ) as self.transport:
+            workers = [asyncio.create_task(self._send_rows()) for _ in range(limits.concurrency)]
+            flusher = asyncio.create_task(self._flush_regularly())
+            heart = asyncio.create_task(self._renew_regularly())
+            try:
+                await self._until_first_failure(self._feed_and_drain(), workers, flusher, heart)
+            except LeaseLost:
+                self.result.is_lease_lost = True
+            finally:
+                for each in (*workers, flusher, heart):
+                    each.cancel()
+                await asyncio.gather(*workers, flusher, heart, return_exceptions=True)
+                await self.budget.close()
+        self.result.block_reason = self.watch.block_reason
+        self.result.is_host_given_up = self.watch.is_given_up
+        return self.result
+
+    async def _until_first_failure(
+        self,
+        main: Awaitable[None],
+        workers: list[asyncio.Task[None]],
+        *others: asyncio.Task[None],
+    ) -> None:
+        """Awaits `main`, or raises what a helper task raised meanwhile."""
+        first = asyncio.ensure_future(main)
+        try:
+            done, _ = await asyncio.wait(
+                {first, *workers, *others}, return_when=asyncio.FIRST_COMPLETED
+            )
+            for each in done:
+                each.result()
+        finally:
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+
+    async def _in_database(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.database, lambda: function(*args, **kwargs))
+
+    # ---- ledger → queue
+
+    async def _feed_and_drain(self) -> None:
+        await self._feed()
+        self.budget.is_closed = True  # unsent rows go back with the lease
+        patience = time.monotonic() + BLOCKED_PATIENCE_SECONDS
+        while self.in_flight and not (self.watch.block_reason and time.monotonic() > patience):
+            if timezone.now() >= self.task.deadline_at:
+                self.budget.shut()
+            await asyncio.sleep(IDLE_SECONDS)
+        await self._flush_rest()
+
+    async def _feed(self) -> None:
+        while self._may_go_on():
+            wanted = self._wanted_rows()
+            if not wanted:
+                await asyncio.sleep(IDLE_SECONDS / 5)
+                continue
+            rows = await self._in_database(ledger.claim_requests, self.task.held, limit=wanted)
+            for row in rows:
+                self.queue.put_nowait(row)
+            if not rows and not await self._wait_for_due_rows():
+                return
+
+    def _may_go_on(self) -> bool:
+        return (
+            time.monotonic() < self.ends_at
+            and timezone.now() < self.task.deadline_at
+            and not self.budget.is_closed
+            and not self.watch.is_given_up
+            and not self._is_probe_far()
+        )
+
+    def _wanted_rows(self) -> int:
+        if self.watch.is_host_down:
+            is_quiet = not (self.in_flight or self.queue.qsize() or self.answers)
+            return 1 if is_quiet and time.time() >= self.watch.signs.probe_after else 0
+        room = self.capacity - self.queue.qsize()
+        return room if room * 2 >= self.capacity else 0
+
+    def _is_probe_far(self) -> bool:
+        if not self.watch.is_host_down or self.in_flight or self.answers:
+            return False
+        wait = self.watch.signs.probe_after - time.time()
+        return wait > LINGER_SECONDS
+
+    async def _wait_for_due_rows(self) -> bool:
+        """Waits a moment for rows to become due; False when the slice had better end."""
+        if self.in_flight or self.queue.qsize():
+            await asyncio.sleep(IDLE_SECONDS)
+            return True
+        await self._flush_rest()
+        next_due = await self._in_database(ledger.next_due_at, self.task.held.run_id)
+        if next_due is None:
+            return False
+        wait = (next_due - timezone.now()).total_seconds()
+        if wait > LINGER_SECONDS:
+            return False
+        await asyncio.sleep(min(max(wait, 0.0), IDLE_SECONDS * 4))
+        return True
+
+    # ---- queue → upstream → answers
+
+    async def _send_rows(self) -> None:
+        while True:
+            row = await self.queue.get()
+            # Counted before the wait for a slot, so that the slice does not end under it.
+            self.in_flight += 1
+            try:
+                await self._wait_while_held()
+                if await self.budget.wait_for_slot():
+                    await self._send_row(row)
+            except _SendGivenUp:
+                pass  # the source is shut, or the time is over: the row stays as it was
+            except RedisError:
+                # What is under way ends and is written; the rest goes back with the lease.
+                self.result.is_budget_down = True
+                self.budget.is_closed = True
+            finally:
+                self.in_flight -= 1
+
+    async def _send_row(self, row: Request) -> None:
+        configuration = self.task.configuration
+        request = prepare_request(configuration, row.key, turn=row.position + row.attempts)
+        sent_at = time.time()
+        reply = await self.transport.send(request, before_hop=self._wait_for_hop)
+        verdict = await self._classify(reply)
+        self._heed_signs(reply, verdict, sent_at=sent_at)
+        self.answers.append(self._answer(row, reply, verdict))
+        if len(self.answers) >= FLUSH_ANSWERS:
+            self.has_batch.set()
+
+    async def _wait_for_hop(self) -> None:
+        if not await self.budget.wait_for_slot(is_under_way=True):
+            raise _SendGivenUp
+
+    async def _classify(self, reply: Reply) -> Verdict:
+        if len(reply.body) < LARGE_BODY_BYTES:
+            return self.classifier.classify(reply)
+        # Seconds of work, during which the lease must be renewed and other answers read.
+        return await asyncio.to_thread(self.classifier.classify, reply)
+
+    async def _wait_while_held(self) -> None:
+        """Waits out a delay that the whole host has asked for."""
+        while not self.budget.is_closed:
+            wait = self.pace.held_until - time.time()
+            if wait <= 0:
+                return
+            await asyncio.sleep(min(wait, IDLE_SECONDS * 4))
+
+    def _heed_signs(self, reply: Reply, verdict: Verdict, *, sent_at: float) -> None:
+        """Learns the rate, and stops what is queued once the source is shut or its host is down."""
+        now = time.time()
+        self.watch.note(verdict, reply.status, sent_at=sent_at, at=now)
+        self.pace.note(
+            sent_at=sent_at,
+            now=now,
+            is_refused=verdict.outcome == Outcome.REFUSED,
+            named_wait=_named_wait(reply),
+            cap=self.task.configuration.retry.cap_seconds,
+        )
+        self.watch.signs.rate, self.watch.signs.held_until = self.pace.rate, self.pace.held_until
+        self.budget.limit_to(self.pace.limit)
+        self.is_probing = self.is_probing and self.watch.is_host_down
+        if self.watch.block_reason or (self.watch.is_host_down and not self.is_probing):
+            self.budget.shut()
+
+    def _answer(self, row: Request, reply: Reply, verdict: Verdict) -> Answer:
+        now = timezone.now()
+        due_at, backoff_step = self._when_again(row, reply, verdict, now)
+        return Answer(
+            request_id=row.pk,
+            run_id=row.run_id,
+            position=row.position,
+            key=row.key,
+            url=self.task.redact(address_of(self.task.configuration, row.key))
+            if verdict.outcome != Outcome.DELIVERED
+            else "",
+            attempts=row.attempts + 1,
+            pass_attempts=row.pass_attempts + 1,
+            backoff_step=backoff_step,
+            verdict=verdict,
+            status_code=reply.status,
+            latency_ms=round(reply.latency_ms, 3),
+            answered_at=now,
+            due_at=due_at,
+        )
+
+    def _when_again(
+        self, row: Request, reply: Reply, verdict: Verdict, now: datetime
+    ) -> tuple[datetime | None, int]:
+        """(when this pass sends the row again, or None; the row's backoff step after that)."""
+        retry = self.task.configuration.retry
+        sends = row.pass_attempts + 1
+        step = row.backoff_step
+        if (
+            self.task.is_sweep
+            or not is_repeated(verdict, reply.status)
+            or (retry.attempts is not None and sends >= retry.attempts)
+        ):
+            return None, step
+        wait = _named_wait(reply)
+        if wait is None:
+            # Only a wait that the upstream did not name makes the next one longer.
+            step = min(step + 1, MAX_BACKOFF_STEP)
+            wait = jittered_wait(
+                step,
+                base_seconds=retry.base_seconds,
+                cap_seconds=retry.cap_seconds,
+                random_source=self.random,
+            )
+            if verdict.outcome == Outcome.REFUSED:
+                wait = max(wait, min(1.0, retry.cap_seconds))
+        remaining = (self.task.deadline_at - now).total_seconds()
+        return (now + timedelta(seconds=wait), step) if wait < remaining else (None, step)
+
+    # ---- answers → ledger
+
+    async def _flush_regularly(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.has_batch.wait(), FLUSH_SECONDS)
+            self.has_batch.clear()
+            await self._flush_rest()
+
+    async def _flush_rest(self) -> None:
+        async with self.flushing:
+            while self.answers:
+                batch = next_batch(self.answers)
+                await self._in_database(self._flush, batch)
+                del self.answers[: len(batch)]
+
+    def _flush(self, batch: list[Answer]) -> None:
+        ledger.flush_answers(self.task.held, batch, source_id=self.task.source_id)
+        self.task.on_flush(self.watch.signs)
+
+    async def _renew_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(min(1.0, settings.LEASE_SECONDS / 3))
+            await self._in_database(ledger.renew_slice, self.task.held)
+
+
+def _named_wait(reply: Reply) -> float | None:
+    if reply.status not in DELAYING_STATUS:
+        return None
+    return read_retry_after(reply.retry_after, now=timezone.now())
+
+
+def next_batch(answers: Sequence[Answer]) -> list[Answer]:
+    """The first answers, as many as one short transaction bears: one at least."""
+    records = 0
+    for count, answer in enumerate(answers[:FLUSH_ANSWERS]):
+        records += len(answer.verdict.records)
+        if count and records > FLUSH_RECORDS:
+            return list(answers[:count])
+    return list(answers[:FLUSH_ANSWERS])
+
+
+def queue_size(per_second: float | None, concurrency: int) -> int:
+    """Rows to keep at hand: about a second of work, so that a crash re-does little."""
+    if per_second is None:
+        return MAX_QUEUED
+    return int(min(MAX_QUEUED, max(2 * concurrency, per_second)))

@@ -1,0 +1,76 @@
+"""From a plan's key to the HTTP request that it stands for, and to the URL that people may see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+
+from ingest.configuration import PLACEHOLDER, SECRET_NAME, SourceConfiguration
+from ingest.secrets import REDACTED
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRequest:
+    method: str
+    url: str
+    headers: dict[str, str]
+
+
+def prepare_request(
+    configuration: SourceConfiguration, key: str, *, turn: int = 0
+) -> PreparedRequest:
+    """The request of ledger row `key`. Several API keys are used in turn, by `turn`."""
+    part = configuration.request
+    values = {configuration.plan.name: key}
+    headers = {name: _fill(text, values) for name, text in part.headers.items()}
+    params = {name: _fill(text, values) for name, text in part.params.items()}
+    if part.api_key:
+        api_key = part.api_key[turn % len(part.api_key)]
+        (headers if api_key.place == "header" else params)[api_key.name] = api_key.secret
+    return PreparedRequest(
+        method=part.method, url=_address(part.url, values, params), headers=headers
+    )
+
+
+def address_of(configuration: SourceConfiguration, key: str) -> str:
+    """The URL of ledger row `key` as people may see it: without any secret."""
+    part = configuration.request
+    values = {configuration.plan.name: key}
+    params = {
+        name: REDACTED if SECRET_NAME.search(name) and not PLACEHOLDER.search(text) else text
+        for name, text in part.params.items()
+    }
+    params = {name: _fill(text, values) for name, text in params.items()}
+    return _address(part.url, values, params)
+
+
+def redact_url(url: str) -> str:
+    """Any URL without user, password and the values of parameters that look like secrets."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return REDACTED
+    netloc = parts.netloc.rpartition("@")[2]
+    query = parts.query
+    if any(SECRET_NAME.search(name) for name, _ in parse_qsl(query, keep_blank_values=True)):
+        query = urlencode(
+            [
+                (name, REDACTED if SECRET_NAME.search(name) else value)
+                for name, value in parse_qsl(query, keep_blank_values=True)
+            ],
+            safe="*",
+        )
+    return urlunsplit((parts.scheme, netloc, parts.path, query, parts.fragment))
+
+
+def _fill(text: str, values: dict[str, str]) -> str:
+    return PLACEHOLDER.sub(lambda match: values[match[1]], text)
+
+
+def _address(template: str, values: dict[str, str], params: dict[str, str]) -> str:
+    url = PLACEHOLDER.sub(lambda match: quote(values[match[1]], safe=""), template)
+    if not params:
+        return url
+    base, mark, fragment = url.partition("#")
+    joint = "&" if "?" in base else "?"
+    return f"{base}{joint}{urlencode(params, safe='*')}{mark}{fragment}"

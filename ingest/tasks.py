@@ -1,0 +1,72 @@
+"""Celery's entrance to ingestion. Messages are wake-up calls: what there is to do stands in the
+database, so that a lost or doubled message does no harm."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from celery import shared_task
+from django.db.models import QuerySet
+from django.utils import timezone
+
+from ingest import slices
+from ingest.models import Delivery, ErrorLog, Record, Request, Run, Source
+
+SCAN_SECONDS = 5
+# Longer waits are left to the regular scan.
+MAX_COUNTDOWN_SECONDS = 60
+PURGE_ROWS = 2_000
+
+
+@shared_task(ignore_result=True)
+def run_slice(run_id: int) -> None:
+    """Works on a run for up to SLICE_SECONDS and wakes itself as long as there is work."""
+    try:
+        step = slices.run_slice(run_id)
+    except Run.DoesNotExist:
+        return  # purged with its source
+    if step.is_due:
+        run_slice.delay(run_id)
+    elif step.wake_at:
+        wait = (step.wake_at - timezone.now()).total_seconds()
+        if wait <= MAX_COUNTDOWN_SECONDS:
+            run_slice.apply_async((run_id,), countdown=max(0.0, wait))
+
+
+@shared_task(ignore_result=True)
+def scan_due() -> None:
+    """Wakes every run that has due rows and no worker, as after a crash or an outage."""
+    for run_id in slices.find_idle_runs():
+        # The next scan asks again: while no worker is up, messages must not pile up.
+        run_slice.apply_async((run_id,), expires=SCAN_SECONDS * 2)
+
+
+@shared_task(ignore_result=True)
+def purge_source(source_id: int) -> None:
+    """Deletes an archived source with all that belongs to it, in batches."""
+    source = Source.objects.filter(pk=source_id, archived_at__isnull=False).first()
+    if source is None:
+        return
+    # Tables before those that they refer to: a cascade would gather a whole run in memory.
+    for rows in (
+        ErrorLog.objects.filter(source=source),
+        Delivery.objects.filter(run__source=source),
+        Request.objects.filter(run__source=source),
+        Record.objects.filter(source=source),
+    ):
+        _delete_in_batches(rows)
+    source.delete()
+
+
+def _delete_in_batches(rows: QuerySet[Any]) -> None:
+    while pks := list(rows.order_by().values_list("pk", flat=True)[:PURGE_ROWS]):
+        rows.model._default_manager.filter(pk__in=pks).delete()
+
+
+@shared_task(ignore_result=True)
+def purge_archived() -> None:
+    """Picks up purges whose wake-up was lost."""
+    before = timezone.now() - timedelta(minutes=1)
+    for source_id in Source.objects.filter(archived_at__lt=before).values_list("pk", flat=True):
+        purge_source.delay(source_id)

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ingest.configuration import merge_patch, parse_configuration
+from ingest.errors import ConfigurationInvalid
+
+SMALLEST: dict[str, Any] = {
+    "slug": "cities",
+    "request": {"url": "https://api.example.org/cities/{id}"},
+    "plan": {"type": "range", "name": "id", "start": 1, "stop": 10000},
+}
+
+
+def change(path: str, value: object) -> dict[str, Any]:
+    """The smallest configuration with one thing changed."""
+    patch: Any = value
+    for step in reversed(path.split(".")):
+        patch = {step: patch}
+    merged = merge_patch(SMALLEST, patch)
+    assert isinstance(merged, dict)
+    return merged
+
+
+def faults_of(data: object) -> dict[str, list[str]]:
+    with pytest.raises(ConfigurationInvalid) as caught:
+        parse_configuration(data)
+    return caught.value.fields
+
+
+def test_the_documented_defaults_are_filled_in():
+    data = parse_configuration(SMALLEST).as_json()
+    assert data == {
+        "slug": "cities",
+        "name": "cities",
+        "request": {
+            "url": "https://api.example.org/cities/{id}",
+            "method": "GET",
+            "headers": {},
+            "params": {},
+            "timeout_seconds": 30.0,
+            "proxies": [],
+            "api_key": None,
+        },
+        "plan": {"type": "range", "name": "id", "start": 1, "stop": 10000, "step": 1},
+        "records": {
+            "path": None,
+            "key": "id",
+            "title": None,
+            "body": None,
+            "occurred_at": None,
+            "weight": None,
+            "schema": {},
+        },
+        "limits": {
+            "per_second": 5.0,
+            "concurrency": 5,
+            "window": None,
+            "batch": None,
+            "quota": None,
+            "deadline_seconds": 3600.0,
+            "max_body_bytes": 10_000_000,
+        },
+        "retry": {
+            "attempts": 5,
+            "base_seconds": 1.0,
+            "cap_seconds": 60.0,
+            "sweeps": 1,
+            "missing": False,
+            "accept": [],
+        },
+        "block": {
+            "patience": 5,
+            "markers": ["banned", "blocked", "denied"],
+            "patience_429": 50,
+            "patience_5xx": 50,
+        },
+        "schedule": None,
+    }
+
+
+def test_what_is_stored_can_be_read_again():
+    data = parse_configuration(SMALLEST).as_json()
+    assert parse_configuration(data).as_json() == data
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        ("slug", "Not A Slug", "slug"),
+        ("slug", "new", "slug"),
+        ("surprise", 1, "surprise"),
+        ("request.url", "ftp://example.org/{id}", "request.url"),
+        ("request.url", "https://user:pw@example.org/{id}", "request.url"),
+        ("request.url", "https://{id}.example.org/", "request.url"),
+        ("request.url", "https://example.org/{id}?api_key=abc", "request.url"),
+        ("request.url", "https://example.org/\n{id}", "request.url"),
+        ("request.url", "https://example.org/{page}", "request"),
+        ("request.url", "https://example.org/", "plan.name"),
+        ("request.timeout", 3, "request.timeout"),
+        ("request.timeout_seconds", 0, "request.timeout_seconds"),
+        ("request.timeout_seconds", "30", "request.timeout_seconds"),
+        ("request.method", "BREW", "request.method"),
+        ("request.headers", {"X Y": "1"}, "request.headers"),
+        ("request.headers", {"X-A": "a\r\nb: c"}, "request.headers.X-A"),
+        ("request.proxies", "http://p:1", "request.proxies"),
+        ("request.proxies", [{}], "request.proxies.0"),
+        ("request.proxies", [{"https": "socks5://p:1"}], "request.proxies.0.https"),
+        ("request.api_key", {"in": "cookie", "name": "k", "secret": "s"}, "request.api_key.0.in"),
+        ("plan.type", "spiral", "plan.type"),
+        ("plan.type", "cursor", "plan.type"),
+        ("plan.stop", "10", "plan.stop"),
+        ("plan.stop", 0, "plan"),
+        ("plan.step", 0, "plan"),
+        ("plan.stop", 10**9, "plan"),
+        ("plan.start", 1.5, "plan.start"),
+        ("records.key", "][", "records.key"),
+        ("records.body", [], None),
+        ("records.body", ["ok", "]["], "records.body.1"),
+        ("records.schema", {"type": "nonsense"}, "records.schema"),
+        ("records.schema", {"$ref": "http://127.0.0.1/x"}, "records.schema"),
+        ("limits.per_second", 0, "limits.per_second"),
+        ("limits.per_second", -1, "limits.per_second"),
+        ("limits.concurrency", 0, "limits.concurrency"),
+        ("limits.concurrency", 2.5, "limits.concurrency"),
+        ("limits.concurrency", True, "limits.concurrency"),
+        ("limits.window", {"requests": 1, "seconds": 1}, "limits.window"),
+        ("limits.max_body_bytes", -1, "limits.max_body_bytes"),
+        ("retry.attempts", 0, "retry.attempts"),
+        ("retry.accept", ["delivered"], "retry.accept.0"),
+        ("block.patience", 0, "block.patience"),
+        ("schedule", "* * * * *", "schedule"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_its_path(path: str, value: object, named: str | None):
+    data = change(path, value)
+    if named is None:
+        parse_configuration(data)
+    else:
+        faults = faults_of(data)
+        assert list(faults) == [named]
+        assert all(len(text) > 8 for text in faults[named])
+
+
+def test_every_fault_is_named_at_once():
+    data = change("limits.per_second", 0) | {"surprise": 1}
+    assert set(faults_of(data)) == {"limits.per_second", "surprise"}
+
+
+@pytest.mark.parametrize("data", [None, [], "x", 3, {}])
+def test_what_is_not_a_configuration_at_all_is_refused(data: object):
+    assert faults_of(data)
+
+
+def test_null_attempts_mean_until_the_deadline():
+    # A merge patch would drop the null, so it is set directly.
+    configuration = parse_configuration({**SMALLEST, "retry": {"attempts": None}})
+    assert configuration.retry.attempts is None
+
+
+def test_values_that_repeat_are_refused_by_index():
+    data = {**SMALLEST, "plan": {"type": "values", "name": "id", "values": ["a", 7, "7"]}}
+    faults = faults_of(data)
+    assert list(faults) == ["plan.values"]
+    assert "values[2] repeats values[1]" in faults["plan.values"][0]
+
+
+@pytest.mark.parametrize("value", [None, True, {}, [], "", "\x00", "\ud800"])
+def test_values_that_cannot_be_sent_are_refused(value: object):
+    data = {**SMALLEST, "plan": {"type": "values", "name": "id", "values": ["a", value]}}
+    assert next(iter(faults_of(data))).startswith("plan.values")
+
+
+def test_a_range_counts_down_and_steps():
+    data = {**SMALLEST, "plan": {"type": "range", "name": "id", "start": 9, "stop": 1, "step": -4}}
+    assert list(parse_configuration(data).plan.keys()) == ["9", "5", "1"]
+
+
+def test_one_proxy_url_serves_both_schemes():
+    data = change("request.proxies", ["http://proxy.example.org:3128"])
+    proxy = parse_configuration(data).request.proxies[0]
+    assert proxy.http == proxy.https == "http://proxy.example.org:3128"
+
+
+def test_a_merge_patch_removes_by_null_and_replaces_lists():
+    target = {"a": {"b": 1, "c": 2}, "l": [1, 2]}
+    assert merge_patch(target, {"a": {"b": None}, "l": [3]}) == {"a": {"c": 2}, "l": [3]}

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from ingest.configuration import RecordsPart
+from ingest.fetch.reading import Malformed, Reading, RecordReader
+
+
+def reader(**part: Any) -> RecordReader:
+    return RecordReader.of(RecordsPart.model_validate(part))
+
+
+def read(answer: bytes | object, charset: str | None = None, /, **part: Any) -> Reading:
+    raw = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+    return reader(**part).read(raw, charset)
+
+
+@pytest.mark.parametrize("body", [b"", b"  \n", b"[]", b"{}", b"null", b" [ ] "])
+def test_an_answer_without_content_is_empty_whatever_the_path(body: bytes):
+    assert read(body, path="data.items") == Reading([], [])
+
+
+@pytest.mark.parametrize("body", [b'{"data": []}', b'{"data": null}'])
+def test_nothing_at_the_path_is_empty_when_the_key_is_there(body: bytes):
+    assert read(body, path="data") == Reading([], [])
+
+
+@pytest.mark.parametrize(
+    ("body", "path", "kind"),
+    [
+        (b"<html>", None, "not_json"),
+        (b'{"data": [{"id": 1}', "data", "not_json"),
+        (b'{"other": 1}', "data", "path_absent"),
+        (b'{"data": {"other": 1}}', "data.items", "path_absent"),
+        (b'{"data": 5}', "data", "path_scalar"),
+        (b'"text"', None, "path_scalar"),
+        (b"false", None, "path_scalar"),
+        (b"[" * 10_000 + b"]" * 10_000, None, "too_deep"),
+        (b'{"a":' * 100_000, None, "too_deep"),
+        (b"\xff\xfe\xfa", None, "undecodable"),
+        (b'{"id": "\xff"}', None, "undecodable"),
+    ],
+)
+def test_an_answer_of_the_wrong_structure_is_malformed_by_name(
+    body: bytes, path: str | None, kind: str
+):
+    with pytest.raises(Malformed) as caught:
+        read(body, path=path)
+    assert caught.value.kind == kind
+
+
+@pytest.mark.parametrize(
+    ("record", "kind"),
+    [
+        ('{"name": "no key"}', "key"),
+        ('{"id": null}', "key"),
+        ('{"id": true}', "key"),
+        ('{"id": {"a": 1}}', "key"),
+        ('{"id": "%s"}' % ("x" * 513), "key"),
+        ('{"id": "%s"}' % ("ü" * 257), "key"),
+        ('{"id": 2, "v": NaN}', "number"),
+        ('{"id": 2, "v": -Infinity}', "number"),
+        ('{"id": 2, "v": 1e999}', "number"),
+        ('{"id": 2, "v": %s}' % ("9" * 4301), "number"),
+        ('{"id": 2, "v": "a\\u0000b"}', "null_character"),
+        ('{"id": 2, "a\\u0000b": 1}', "null_character"),
+        ('{"id": 2, "v": "\\ud800"}', "surrogate"),
+        ('{"id": 2, "v": %s}' % ("[" * 150 + "]" * 150), "too_deep"),
+        ("5", "record_not_object"),
+        ("[]", "record_not_object"),
+    ],
+)
+def test_a_bad_record_is_named_and_the_good_one_beside_it_is_kept(record: str, kind: str):
+    reading = read(f'[{{"id": 1}}, {record}]'.encode())
+    assert [each.key for each in reading.records] == ["1"]
+    assert [(fault.kind, fault.index) for fault in reading.faults] == [(kind, 1)]
+
+
+def test_a_backslash_before_u0000_is_just_text():
+    assert not read(b'[{"id": 1, "v": "a\\\\u0000b"}]').faults
+
+
+def test_a_number_of_4300_digits_is_kept():
+    assert not read(b'[{"id": 1, "v": %s}]' % (b"9" * 4300)).faults
+
+
+def test_text_and_number_keys_are_one_key():
+    reading = read([{"id": 1}, {"id": "1"}, {"id": 1.5}])
+    assert [each.key for each in reading.records] == ["1", "1", "1.5"]
+
+
+@pytest.mark.parametrize(
+    ("body", "charset"),
+    [
+        ('{"id": "ağaç"}'.encode("utf-16"), None),
+        ('{"id": "ağaç"}'.encode("utf-8-sig"), "utf-8"),
+        ('{"id": "ağaç"}'.encode("iso-8859-9"), "ISO-8859-9"),
+    ],
+)
+def test_the_declared_charset_and_the_byte_order_mark_are_honoured(
+    body: bytes, charset: str | None
+):
+    assert read(body, charset).records[0].key == "ağaç"
+
+
+def test_an_unknown_charset_is_malformed():
+    with pytest.raises(Malformed, match="x-klingon"):
+        read({"id": 1}, "x-klingon")
+
+
+def test_the_schema_names_rule_and_place():
+    schema = {"type": "object", "properties": {"size": {"type": "integer", "minimum": 1}}}
+    reading = read([{"id": 1, "size": 3}, {"id": 2, "size": 0}], schema=schema)
+    assert [each.key for each in reading.records] == ["1"]
+    assert reading.faults[0].index == 1
+    assert "size" in reading.faults[0].reason
+    assert "properties/size/minimum" in reading.faults[0].reason
+
+
+def test_fields_are_found_by_jmespath():
+    record = {"meta": {"id": 7}, "names": ["İzmir", "Smyrna"], "n": {"size": 2.5}}
+    found = read(
+        record, key="meta.id", title="names[0]", body=["names[1:]", "n.size"], weight="n.size"
+    ).records[0]
+    assert (found.key, found.title, found.body, found.weight) == ("7", "İzmir", "Smyrna\n2.5", 2.5)
+
+
+def test_without_paths_the_key_is_the_title_and_all_texts_can_be_found():
+    found = read({"id": 7, "a": {"b": ["x", 3, True, None]}, "c": "y"}).records[0]
+    assert (found.title, found.body) == ("7", "x\n3\ny")
+
+
+def test_the_hash_ignores_spelling_and_sees_every_change():
+    same = {read(raw).records[0].content_hash for raw in (b'{"id":1,"a":2}', b'{"a": 2, "id": 1}')}
+    other = read(b'{"id":1,"a":3}').records[0].content_hash
+    assert len(same) == 1
+    assert other not in same
+
+
+def test_another_title_path_makes_the_record_another_one():
+    record = {"id": 1, "a": "x", "b": "y"}
+    assert (
+        read(record, title="a").records[0].content_hash
+        != read(record, title="b").records[0].content_hash
+    )
+
+
+@pytest.mark.parametrize("weight", ["12", True, None, [1], 10**400])
+def test_a_weight_that_is_no_number_is_none(weight: object):
+    assert read({"id": 1, "w": weight}, weight="w").records[0].weight is None
