@@ -1,0 +1,107 @@
+"""The answers of the rehearsal upstream, bad ones above all."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import socket
+import struct
+from collections.abc import Callable, Mapping
+from functools import cache
+from types import MappingProxyType
+from typing import Final
+
+from aiohttp import web
+
+from ingest.rehearsal.misbehaviour import Misbehaviour
+
+JSON_TYPE: Final = "application/json"
+
+
+def say(status: int, message: str, headers: Mapping[str, str] | None = None) -> web.Response:
+    body = json.dumps({"error": message, "status": status}).encode()
+    return web.Response(status=status, body=body, content_type=JSON_TYPE, headers=headers)
+
+
+def send_json(body: bytes) -> web.Response:
+    return web.Response(body=body, content_type=JSON_TYPE)
+
+
+def _rename_keys(body: bytes) -> bytes:
+    return json.dumps({"result": json.loads(body)["data"]}, ensure_ascii=False).encode()
+
+
+def _forget_population(body: bytes) -> bytes:
+    city = json.loads(body)["data"]
+    return json.dumps({"data": {**city, "population": math.nan}}, ensure_ascii=False).encode()
+
+
+@cache
+def _make_huge(body: bytes) -> bytes:
+    return json.dumps({"data": json.loads(body)["data"], "padding": "x" * 50_000_000}).encode()
+
+
+@cache
+def _make_bomb(body: bytes) -> bytes:
+    return gzip.compress(_make_huge(body))
+
+
+def _send_bomb(body: bytes) -> web.Response:
+    headers = {"Content-Encoding": "gzip"}
+    return web.Response(body=_make_bomb(body), content_type=JSON_TYPE, headers=headers)
+
+
+def _truncate(body: bytes) -> bytes:
+    """Half of it, in whole characters: what is wrong with it shall be the JSON, not the coding."""
+    return body[: len(body) // 2].decode(errors="ignore").encode()
+
+
+_PAGE: Final = (
+    "<!doctype html><html><head><title>Maintenance</title></head>"
+    "<body><h1>We will be back soon</h1></body></html>"
+)
+_DEPTH: Final = 10_000
+BAD_ANSWERS: Final[Mapping[Misbehaviour, Callable[[bytes], web.Response]]] = MappingProxyType(
+    {
+        Misbehaviour.UNAVAILABLE: lambda _: say(503, "The service is not available."),
+        Misbehaviour.BROKEN: lambda _: say(500, "Something went wrong."),
+        Misbehaviour.EMPTY_LIST: lambda _: send_json(b"[]"),
+        Misbehaviour.EMPTY_PATH: lambda _: send_json(b'{"data": null}'),
+        Misbehaviour.NO_CONTENT: lambda _: web.Response(status=204),
+        Misbehaviour.HTML: lambda _: web.Response(text=_PAGE, content_type="text/html"),
+        Misbehaviour.TRUNCATED: lambda body: send_json(_truncate(body)),
+        Misbehaviour.WRONG_KEYS: lambda body: send_json(_rename_keys(body)),
+        Misbehaviour.UNDECODABLE: lambda body: send_json(body.replace(b'"name"', b'"n\xff\xfe"')),
+        Misbehaviour.NOT_A_NUMBER: lambda body: send_json(_forget_population(body)),
+        Misbehaviour.DEEP: lambda _: send_json(b'{"data": ' + b"[" * _DEPTH + b"]" * _DEPTH + b"}"),
+        Misbehaviour.HUGE: lambda body: send_json(_make_huge(body)),
+        Misbehaviour.BOMB: _send_bomb,
+        Misbehaviour.MISSING: lambda _: say(404, "There is no such city."),
+        Misbehaviour.GONE: lambda _: say(410, "This city is gone."),
+        # The word is a block marker on purpose: one 403 among good answers is not a block.
+        Misbehaviour.DENIED: lambda _: say(403, "Access to this city is denied."),
+    }
+)
+
+
+def reset_connection(request: web.Request) -> web.Response:
+    """Kills the connection with a TCP reset; what is returned goes nowhere."""
+    transport = request.transport
+    if transport is not None:
+        connection = transport.get_extra_info("socket")
+        # Closing with a linger time of zero sends RST instead of FIN.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        transport.abort()
+    return web.Response(status=500)
+
+
+async def cut_off(request: web.Request, body: bytes) -> web.StreamResponse:
+    """Promises the whole body, sends half of it and hangs up."""
+    response = web.StreamResponse(headers={"Content-Type": JSON_TYPE})
+    response.content_length = len(body)
+    await response.prepare(request)
+    await response.write(body[: len(body) // 2])
+    if request.transport is not None:
+        request.transport.close()
+    return response
