@@ -1,0 +1,222 @@
+"""Moves committed changes from the outbox into the index.
+
+The row that is there now decides what the index gets; a message never carries content. An outbox
+row is removed only after the engine has made its document searchable, and only when it still names
+the version that was read: a change that came in between stays and is read again. Rows are never
+read by "id > last": a slow transaction may commit a smaller id later.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.db import DatabaseError, transaction
+from django.db.models import Count, Min, Q
+from django.utils import timezone
+
+from ingest.models import ErrorLog, Outbox, Record
+from ingest.ports import IndexUnavailable
+from search.documents import Document, name_document, read_documents
+from search.engines import get_engine
+from search.engines.base import Engine, IndexMissing
+from search.errors import SearchUnavailable
+from search.query import Kind
+
+logger = logging.getLogger(__name__)
+
+BATCH_ROWS = 2_000
+MAX_REASON_CHARS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How much of what is committed a search can find.
+
+    Every change committed before `as_of` is searchable; `pending` documents will still be tried,
+    `parked` ones were refused by the engine and wait for a change or a rebuild.
+    """
+
+    as_of: datetime
+    pending: int
+    parked: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    row_id: int
+    kind: str
+    object_id: int
+    version: int
+
+    @property
+    def document_id(self) -> str:
+        return name_document(self.kind, self.object_id)
+
+
+def read_coverage() -> Coverage:
+    """Read it before searching, so that it never promises more than the answer holds."""
+    now = timezone.now()
+    waiting = Q(parked_at__isnull=True)
+    found = Outbox.objects.aggregate(
+        pending=Count("pk", filter=waiting),
+        parked=Count("pk", filter=~waiting),
+        oldest=Min("queued_at", filter=waiting),
+    )
+    return Coverage(as_of=found["oldest"] or now, pending=found["pending"], parked=found["parked"])
+
+
+def ensure_index() -> bool:
+    """Creates the index when there is none, and queues everything for it. True when it did."""
+    engine = get_engine()
+    try:
+        engine.open().close()
+    except IndexMissing as missing:
+        logger.warning("%s A new one is filled from the database.", missing.detail)
+        # Queued first: when the process dies between the two, the rows are queued again.
+        queue_everything()
+        with engine.start_rebuild() as rebuild:
+            rebuild.publish()
+        return True
+    return False
+
+
+def drain_batch(*, limit: int = BATCH_ROWS) -> int:
+    """Indexes up to `limit` waiting changes and says how many it took; 0 = nothing waits.
+
+    Raises SearchUnavailable when the engine cannot take them now; then nothing was removed.
+    """
+    rows = Outbox.objects.filter(parked_at__isnull=True).order_by("pk")
+    changes = [
+        _Change(*row) for row in rows.values_list("pk", "kind", "object_id", "version")[:limit]
+    ]
+    if changes:
+        _index_changes(get_engine(), changes)
+    return len(changes)
+
+
+def drain_everything(*, limit: int = BATCH_ROWS) -> int:
+    """Drains until nothing waits; says how many changes that were."""
+    ensure_index()
+    total = 0
+    while taken := drain_batch(limit=limit):
+        total += taken
+    return total
+
+
+def queue_everything() -> None:
+    """Notes every row that is there for indexing, as if each had just changed."""
+    for kind, model in ((Kind.RECORD, Record), (Kind.ERROR, ErrorLog)):
+        pks = model._default_manager.order_by("pk").values_list("pk", flat=True)
+        batch: list[int] = []
+        for pk in pks.iterator(chunk_size=BATCH_ROWS):
+            batch.append(pk)
+            if len(batch) == BATCH_ROWS:
+                queue_changes([(kind, pk) for pk in batch])
+                batch = []
+        queue_changes([(kind, pk) for pk in batch])
+
+
+def queue_changes(objects: Iterable[tuple[str, int]]) -> None:
+    """Notes rows for indexing; one that is noted already stays as it is, also when parked."""
+    now = timezone.now()
+    Outbox.objects.bulk_create(
+        [
+            Outbox(kind=kind, object_id=pk, version=secrets.randbits(63), queued_at=now)
+            for kind, pk in objects
+        ],
+        ignore_conflicts=True,
+        batch_size=500,
+    )
+
+
+class OutboxLookup:
+    """What ingestion asks of the index (`ingest.ports.IndexLookup`)."""
+
+    def find_absent(self, document_ids: Iterable[str]) -> set[str]:
+        wanted = set(document_ids)
+        try:
+            with closing(get_engine().open()) as view:
+                parts = _cut(sorted(wanted))
+                present = {found for part in parts for found in view.find_present(part)}
+        except SearchUnavailable as error:
+            raise IndexUnavailable(error.detail) from error
+        return wanted - present
+
+    def count_pending(self) -> int:
+        return Outbox.objects.filter(parked_at__isnull=True).count()
+
+
+def _cut(values: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(values), BATCH_ROWS):
+        yield values[start : start + BATCH_ROWS]
+
+
+def _index_changes(engine: Engine, changes: Sequence[_Change]) -> None:
+    """Makes `changes` searchable, parks those that cannot be, and removes the others' rows."""
+    try:
+        rejected = _apply(engine, changes)
+    except (SearchUnavailable, DatabaseError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        # One document breaks the batch: halve it until the one is alone.
+        if len(changes) == 1:
+            logger.exception("%s cannot be indexed.", changes[0].document_id)
+            _park(changes, {changes[0].document_id: f"{type(error).__name__}: {error}"})
+            return
+        middle = len(changes) // 2
+        _index_changes(engine, changes[:middle])
+        _index_changes(engine, changes[middle:])
+        return
+    _park([change for change in changes if change.document_id in rejected], rejected)
+    _remove([change for change in changes if change.document_id not in rejected])
+
+
+def _apply(engine: Engine, changes: Sequence[_Change]) -> dict[str, str]:
+    absent = {change.document_id for change in changes}
+
+    def read_present() -> Iterator[Document]:
+        for kind in Kind:
+            pks = [change.object_id for change in changes if change.kind == kind]
+            for document in read_documents(kind, pks):
+                absent.discard(document.id)
+                yield document
+
+    def list_absent() -> Iterator[str]:
+        # The engine asks for these after it has taken all the documents.
+        yield from sorted(absent)
+
+    applied = engine.apply(upserts=read_present(), deletes=list_absent())
+    # A document that the engine refused may have an older version in the index. It is shown as it
+    # was rather than hidden; the coverage of each answer counts it as parked.
+    return applied.rejected
+
+
+def _remove(changes: Sequence[_Change]) -> None:
+    """Removes the rows of what is searchable now, unless they name a newer version."""
+    row_ids = [change.row_id for change in changes]
+    with transaction.atomic():
+        rows = Outbox.objects.filter(pk__in=row_ids)
+        present = set(rows.values_list("pk", flat=True))
+        # Versions are random 64-bit tokens, so two sets do for the pairs. A row that somebody is
+        # changing at this moment stays: it will name another version, and two who wait for each
+        # other's rows in different orders would wait for ever (PostgreSQL).
+        done = rows.filter(version__in=[change.version for change in changes])
+        free = list(done.select_for_update(skip_locked=True).values_list("pk", flat=True))
+        Outbox.objects.filter(pk__in=free).delete()
+        # Nobody but a drainer removes rows. One that is gone means that this process was paused
+        # past its lock, another one took over, and what was just indexed may be older than what
+        # the other one indexed: read it once more.
+        queue_changes((c.kind, c.object_id) for c in changes if c.row_id not in present)
+
+
+def _park(changes: Sequence[_Change], reasons: dict[str, str]) -> None:
+    now = timezone.now()
+    for change in changes:
+        Outbox.objects.filter(pk=change.row_id, version=change.version).update(
+            parked_at=now, reason=reasons[change.document_id][:MAX_REASON_CHARS]
+        )

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+
+from search.distance import is_within, is_within_prefix
+from search.highlight import PASSAGE_CHARS, cut_passage, highlight_title
+from search.plan import STAGES, Plan, Visibility, build_plan
+from search.query import read_query
+from search.text import to_nfc
+from tests.search.contract import HOSTILE
+
+
+def plan_of(q: str) -> Plan:
+    query = read_query({"q": [q]})
+    return build_plan(query, stage=len(STAGES) - 1, visibility=Visibility())
+
+
+def marked(text: str, ranges: list[tuple[int, int]]) -> list[str]:
+    return [text[start:end] for start, end in ranges]
+
+
+@pytest.mark.parametrize(
+    ("q", "title", "hits"),
+    [
+        ("istnbul", "İstanbul Boğazı", ["İstanbul"]),
+        ("agac ", "Bir ağaç, iki AĞAÇ", ["ağaç", "AĞAÇ"]),
+        ("istan", "Istanbulspor", ["Istanbulspor"]),
+        ("isatn", "İstanbul", ["İstanbul"]),
+        ("ozbekiston", "🎉 Oʻzbekiston 🎉", ["Oʻzbekiston"]),
+        ("cafe", "le cafe\u0301 noir", ["café"]),
+        ('"new york"', "new new york york", ["new", "york"]),
+        ("a1234", "a1234 a1235", ["a1234"]),
+        ("-york new", "new york", ["new"]),
+        ("", "anything", []),
+    ],
+)
+def test_hits_are_marked_in_their_own_spelling(q: str, title: str, hits: list[str]) -> None:
+    nfc = to_nfc(title)
+    assert marked(nfc, highlight_title(nfc, plan_of(q))) == hits
+
+
+def test_a_passage_surrounds_the_best_hit() -> None:
+    body = "x " * 500 + "one lonely hit " + "y " * 500 + "hit after hit, hit upon hit " + "z " * 500
+    text, ranges = cut_passage(body, plan_of("hit "))
+    assert len(text) <= PASSAGE_CHARS
+    assert marked(text, ranges) == ["hit"] * 4
+    assert "lonely" not in text
+
+
+def test_a_passage_begins_with_the_body_when_the_hit_is_near() -> None:
+    body = "one hit " + "alpha " * 200
+    text, ranges = cut_passage(body, plan_of("hit "))
+    assert text == body[:PASSAGE_CHARS]
+    assert ranges == [(4, 7)]
+
+
+def test_a_passage_without_a_hit_is_the_beginning() -> None:
+    body = "alpha " * 200
+    assert cut_passage(body, plan_of("zzzz")) == (body[:PASSAGE_CHARS], [])
+    assert cut_passage("", plan_of("x")) == ("", [])
+
+
+def test_ranges_are_within_the_passage_for_any_text() -> None:
+    rng = random.Random(4)
+    alphabet = "ab e\u0301İ🎉ʻ'\u200b-\n東"
+    for _ in range(300):
+        body = to_nfc("".join(rng.choice(alphabet) for _ in range(rng.randrange(600))))
+        text, ranges = cut_passage(body, plan_of("ab ea"))
+        assert text in body
+        assert len(text) <= PASSAGE_CHARS
+        assert all(0 <= a < b <= len(text) for a, b in ranges)
+        assert ranges == sorted(ranges)
+
+
+@pytest.mark.parametrize("q", HOSTILE)
+def test_any_query_can_be_highlighted_quickly(q: str) -> None:
+    started_at = time.perf_counter()
+    cut_passage("lorem ipsum dolor sit amet " * 20_000, plan_of(q))
+    assert time.perf_counter() - started_at < 2
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "distance"),
+    [
+        ("", "ab", 2),
+        ("abc", "abc", 0),
+        ("abc", "acb", 1),
+        ("abc", "ab", 1),
+        ("abcd", "badc", 2),
+        ("ca", "abc", 3),
+        ("istnbul", "istanbul", 1),
+    ],
+)
+def test_distance_is_optimal_string_alignment(left: str, right: str, distance: int) -> None:
+    for edits in range(4):
+        assert is_within(left, right, edits) == (distance <= edits)
+        assert is_within(right, left, edits) == (distance <= edits)
+
+
+def test_a_beginning_may_be_within_reach() -> None:
+    assert is_within_prefix("isatn", "istanbul", 1)
+    assert is_within_prefix("isan", "istanbul", 1)
+    assert not is_within_prefix("xyan", "istanbul", 1)
+    assert not is_within_prefix("istanbulx", "ist", 1)

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+
+from search.text import MAX_WORD_CHARS, fold_words, to_nfc, tokenize
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("İstanbul ISPARTA ıstanbul", ["istanbul", "isparta", "istanbul"]),
+        ("ağaç AĞAÇ Ağaç", ["agac"] * 3),
+        ("Oʻzbekiston o'zbekiston O‘zbekiston O’zbekiston", ["ozbekiston"] * 4),
+        ("gʻalaba sanʼat san'at", ["galaba", "sanat", "sanat"]),
+        ("L'Aquila d’Ivoire dell'Emilia", ["l", "aquila", "d", "ivoire", "dell", "emilia"]),
+        ("O'Brien don't 'quoted'", ["obrien", "dont", "quoted"]),
+        ("Straße STRASSE ẞ", ["strasse", "strasse", "ss"]),
+        ("Łódź Ærø Gəncə Þór Đà", ["lodz", "aero", "gence", "thor", "da"]),
+        ("Cafe\u0301 Café ﬁne", ["cafe", "cafe", "fine"]),
+        ("Ελλάς ΕΛΛΆΣ", ["ελλασ", "ελλασ"]),
+        ("Йошкар-Ола ёлка", ["иошкар", "ола", "елка"]),
+        ("مُحَمَّد محمد", ["محمد", "محمد"]),
+        ("کتاب كتاب كـتـاب", ["كتاب"] * 3),
+        ("हिन्दी", ["हिन्दी"]),
+        ("서울", ["서울"]),
+        ("東京都 カタカナ", ["東", "京", "都", "カタカナ"]),
+        ("🎉party👩‍👧", ["🎉", "party", "👩", "👧"]),
+        ("①② ٣٤ １２ 10.0.0.1", ["12", "34", "12", "10", "0", "0", "1"]),
+        ("foo_bar-baz/qux", ["foo", "bar", "baz", "qux"]),
+        ("zero\u200bwidth soft\u00adhyphen", ["zerowidth", "softhyphen"]),
+        ("<b>bold</b> &amp;", ["b", "bold", "b", "amp"]),
+        ("a\ud800b", ["a", "b"]),
+        ("\u0301\u0301 ''' ʻ _ \u200b", []),
+        ("", []),
+    ],
+)
+def test_words_are_folded(text: str, words: list[str]) -> None:
+    assert fold_words(text) == words
+
+
+def test_every_normal_form_gives_the_same_words() -> None:
+    text = "İstanbul Việt Nam Ångström 각 Ǖ ﬁ"
+    forms = [
+        unicodedata.normalize("NFC", text),
+        unicodedata.normalize("NFD", text),
+        unicodedata.normalize("NFKC", text),
+        unicodedata.normalize("NFKD", text),
+    ]
+    assert len(set(forms)) > 2
+    assert len({tuple(fold_words(form)) for form in forms}) == 1
+
+
+def test_folding_a_folded_word_changes_nothing() -> None:
+    text = "İstanbul Straße Łódź مُحَمَّد हिन्दी 서울 Ελλάς Ǆ ŉ ǰ ΐ"
+    words = fold_words(text)
+    assert fold_words(" ".join(words)) == words
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "İstanbul, ağaç!",
+        "e\u0301te\u0301 là",
+        "👩‍👩‍👧 x 🎉y",
+        "L'Aquila 東京 a\u200bb",
+        "\U0001f600 ünï",
+    ],
+)
+def test_spans_are_code_points_of_the_nfc_text(text: str) -> None:
+    nfc = to_nfc(text)
+    spans = list(tokenize(nfc))
+    assert spans
+    for token in spans:
+        assert 0 <= token.start < token.end <= len(nfc)
+        assert fold_words(nfc[token.start : token.end]) == [token.word]
+    assert [t.start for t in spans] == sorted(t.start for t in spans)
+
+
+def test_ascii_and_general_tokenizers_agree() -> None:
+    text = "don't L'Aquila a-b_c d`e 'f' 10.5 x''y"
+    assert fold_words(text) == fold_words(text + " é")[:-1]
+
+
+def test_a_long_word_is_cut() -> None:
+    assert fold_words("x" * 5000) == ["x" * MAX_WORD_CHARS]
+    assert fold_words("é" * 5000) == ["e" * MAX_WORD_CHARS]
