@@ -1,0 +1,58 @@
+"""The Celery application. Its queues, routes and schedule are in portal.settings (`CELERY_…`).
+
+The ledger is the queue of requests; a message is a wake-up call only. It is acknowledged early, and
+may be lost or delivered twice.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from celery import Celery, bootsteps
+from celery.worker.consumer import Consumer
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")  # noqa: TID251
+
+app = Celery("gleaner")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks()
+
+WAKE_UP_TASKS = ("ingest.tasks.scan_due", "search.tasks.drain_outbox")
+WAKE_UP_EXPIRES_SECONDS = 60
+
+
+class SignsOfLife(bootsteps.StartStopStep):
+    """Tells /health/ready that this worker lives, and looks for work as soon as it is connected.
+
+    A step of the consumer, not a signal: it starts again after each lost connection, where the
+    messages of before are gone and Celery has emptied the timer.
+    """
+
+    requires = ("celery.worker.consumer:Tasks",)
+
+    def __init__(self, parent: Consumer, **kwargs: Any) -> None:
+        super().__init__(parent, **kwargs)
+        self._timer_entry: Any = None
+
+    def start(self, parent: Consumer) -> None:
+        from portal import heartbeat
+
+        queues = sorted(app.amqp.queues.consume_from)
+        self._timer_entry = parent.timer.call_repeatedly(
+            heartbeat.INTERVAL_SECONDS, heartbeat.beat, (parent.hostname, queues)
+        )
+        heartbeat.beat(parent.hostname, queues)
+        for name in WAKE_UP_TASKS:
+            if name in app.tasks:
+                app.tasks[name].apply_async(expires=WAKE_UP_EXPIRES_SECONDS)
+
+    def stop(self, parent: Consumer) -> None:
+        from portal import heartbeat
+
+        if self._timer_entry is not None:
+            self._timer_entry.cancel()
+        heartbeat.sign_off(parent.hostname)
+
+
+app.steps["consumer"].add(SignsOfLife)

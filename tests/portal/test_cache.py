@@ -1,0 +1,97 @@
+"""The portal goes on without its cache."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.core.cache import cache as default_cache
+from django.core.cache import caches
+from django.test import Client
+
+from portal.cache import PatientRedisCache
+from portal.throttles import CallerThrottle
+
+cache: Any = default_cache
+
+
+@pytest.fixture
+def gone(settings, tmp_path):
+    """The default cache, with nobody at its address."""
+    here = settings.CACHES["default"]
+    settings.CACHES = {"default": here | {"LOCATION": f"unix://{tmp_path}/gone.sock?db=3"}}
+    yield cache
+    del caches["default"]
+
+
+def test_a_counter_counts_and_ends():
+    assert [cache.count_up("c", expires_seconds=60) for _ in range(3)] == [1, 2, 3]
+    assert 59 < cache.seconds_left("c") <= 60
+    assert cache.seconds_left("nothing") == 0
+
+
+def test_without_redis_the_cache_is_empty_and_nobody_is_refused(gone):
+    assert isinstance(caches["default"], PatientRedisCache)
+    gone.set("a", 1)
+    assert gone.get("a", "default") == "default"
+    assert gone.get_many(["a"]) == {}
+    assert gone.add("a", 1) is True
+    assert gone.delete("a") is False
+    assert "a" not in gone
+    assert gone.count_up("a", expires_seconds=1) == 0
+    assert gone.seconds_left("a") == 0
+
+
+@pytest.mark.django_db
+def test_without_redis_people_stay_signed_in_and_tokens_are_given(gone, user, api):
+    client = Client()
+    client.force_login(user)
+    assert user.email in client.get("/").content.decode()
+
+    response = api.post("/api/token/", {"email": user.email, "password": "a long enough password"})
+    assert response.status_code == 200
+    token = response.json()["access"]
+    assert api.get("/api/runs/", headers={"Authorization": f"Bearer {token}"}).status_code == 200
+
+
+@pytest.mark.django_db
+def test_emptying_the_cache_signs_nobody_out(browser, user):
+    cache.clear()
+
+    assert user.email in browser.get("/").content.decode()
+
+
+class TestThrottles:
+    pytestmark = pytest.mark.django_db
+
+    def test_a_caller_over_the_rate_is_told_to_wait(self, signed_in_api, settings):
+        settings.THROTTLE_RATES = settings.THROTTLE_RATES | {"user": "3/hour"}
+
+        answers = [signed_in_api.get("/api/runs/") for _ in range(4)]
+
+        assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+        assert answers[-1].json()["error"]["code"] == "throttled"
+        assert 0 < int(answers[-1]["Retry-After"]) <= 3600
+
+    def test_the_anonymous_are_counted_by_address(self, api, settings):
+        settings.THROTTLE_RATES = settings.THROTTLE_RATES | {"anonymous": "2/hour"}
+
+        answers = [api.post("/api/token/", {}).status_code for _ in range(3)]
+
+        assert answers == [400, 400, 429]
+
+    def test_search_has_a_rate_of_its_own(self, user, settings):
+        settings.THROTTLE_RATES = {"user": "1/hour", "search": "3/hour", "anonymous": "1/hour"}
+        request = type("Request", (), {"user": user, "META": {}})()
+        view = type("View", (), {"throttle_scope": "search"})()
+
+        allowed = [CallerThrottle().allow_request(request, view) for _ in range(4)]
+
+        assert allowed == [True, True, True, False]
+
+    @pytest.mark.parametrize(("scope", "per_second"), [("user", 200), ("search", 1000)])
+    def test_the_default_rates_leave_room(self, settings, scope, per_second):
+        number, period = settings.THROTTLE_RATES[scope].split("/")
+
+        assert period == "second"
+        assert int(number) > per_second
