@@ -1,0 +1,133 @@
+"""From a token to a search hit, over HTTP, through real Celery workers and a real Redis."""
+
+from __future__ import annotations
+
+import pytest
+
+from ingest.outcomes import Outcome
+from ingest.rehearsal import serve_in_thread
+from tests.live.stack import Stack, ask_upstream, find_port, gaps_of, wait_for
+
+pytestmark = pytest.mark.live
+
+
+def test_a_run_against_an_unruly_upstream_tells_what_the_upstream_tells(stack: Stack) -> None:
+    with serve_in_thread(profile="unruly", count=400) as upstream:
+        created = stack.create_source("unruly", f"{upstream}/cities/{{id}}", count=400)
+        assert created.status == 201, created.body
+        run = stack.wait_for_run(stack.start_run("unruly"))
+        truth = ask_upstream(upstream, "/truth")
+    books = stack.reconcile(run["id"])
+
+    assert run["state"] == "incomplete"  # the upstream keeps a few cities back for good
+    assert run["planned"] == books["planned"] == 400
+    assert sum(run["outcomes"].values()) == 400
+    assert run["outcomes"] == books["outcomes"] == truth["outcomes"] == truth["expected_outcomes"]
+    assert books["unknown"] == 0
+    assert gaps_of(books) == truth["gaps"]
+    assert books["stored"] == books["distinct_keys"] == truth["outcomes"]["delivered"]
+    assert all(gap["reason"] and str(gap["key"]) in gap["url"] for gap in books["missing"])
+
+
+def test_the_upstreams_limits_and_waits_are_kept(stack: Stack) -> None:
+    with serve_in_thread(profile="unruly", count=300) as upstream:
+        stack.create_source(
+            "paced", f"{upstream}/cities/{{id}}", count=300, limits={"per_second": 60}
+        )
+        stack.wait_for_run(stack.start_run("paced"))
+        truth = ask_upstream(upstream, "/truth")
+    assert truth["requests"]["peak_per_second"] <= 60
+    assert truth["requests"]["peak_in_flight"] <= 20
+    assert truth["waits"]["named"] > 0
+    assert truth["waits"]["violated"] == 0
+    assert truth["waits"]["still_open"] == 0
+
+
+def test_what_was_delivered_is_found_with_a_typing_mistake(stack: Stack) -> None:
+    with serve_in_thread(profile="calm", count=150) as upstream:
+        stack.create_source("calm", f"{upstream}/cities/{{id}}", count=150)
+        run = stack.wait_for_run(stack.start_run("calm"))
+    assert run["state"] == "complete"
+    assert run["outcomes"][Outcome.DELIVERED] == 150
+    stack.wait_until_indexed()
+    answer = stack.api("GET", "/api/search/?q=istnbul&source=calm").body
+    assert answer["success"] is True
+    assert answer["results"][0]["data"]["name"] in ("Istanbul", "İstanbul")
+    books = stack.reconcile(run["id"])
+    assert (books["stored"], books["indexed"]) == (150, 150)
+    assert books["not_indexed"] == books["not_stored"] == books["missing"] == []
+
+
+def test_answers_that_hurt_a_careless_client_are_outcomes(stack: Stack) -> None:
+    with serve_in_thread(profile="hostile", count=40) as upstream:
+        stack.create_source(
+            "hostile",
+            f"{upstream}/cities/{{id}}",
+            count=40,
+            limits={"max_body_bytes": 1_000_000},
+        )
+        run = stack.wait_for_run(stack.start_run("hostile"))
+        truth = ask_upstream(upstream, "/truth")
+    assert run["outcomes"] == truth["outcomes"]
+    assert gaps_of(stack.reconcile(run["id"])) == truth["gaps"]
+
+
+def test_an_unreachable_upstream_ends_in_failed_rows_and_an_incomplete_run(stack: Stack) -> None:
+    nobody = f"http://127.0.0.1:{find_port()}/cities/{{id}}"
+    stack.create_source("nobody", nobody, count=30, retry={"attempts": 2, "sweeps": 0})
+    run = stack.wait_for_run(stack.start_run("nobody"))
+    assert run["state"] == "incomplete"
+    assert run["outcomes"][Outcome.FAILED] == run["planned"] == 30
+    books = stack.reconcile(run["id"])
+    assert books["unknown"] == 0
+    assert len(books["missing"]) == 30
+    assert all(gap["reason"] for gap in books["missing"])
+
+
+def test_a_wrong_configuration_is_refused_with_the_path_of_the_field(stack: Stack) -> None:
+    refused = stack.create_source(
+        "wrong", "http://127.0.0.1:1/{id}", count=10, limits={"per_second": "fast"}
+    )
+    assert refused.status == 400
+    assert "limits.per_second" in refused.body["error"]["fields"]
+
+
+def test_a_run_waits_while_no_worker_is_up_and_runs_later(stack: Stack) -> None:
+    stack.kill("worker-fetch")
+    with serve_in_thread(profile="calm", count=20) as upstream:
+        stack.create_source("later", f"{upstream}/cities/{{id}}", count=20)
+        number = stack.start_run("later")
+        assert stack.read_run(number)["outcomes"][Outcome.PLANNED] == 20
+        stack.start("worker-fetch")
+        run = stack.wait_for_run(number)
+    assert run["state"] == "complete"
+    assert run["outcomes"][Outcome.DELIVERED] == 20
+
+
+@pytest.mark.parametrize("victim", ["the worker with its children", "the child that fetches"])
+def test_a_killed_fetch_worker_loses_nothing_and_doubles_nothing(stack: Stack, victim: str) -> None:
+    slug = "killed" if "worker" in victim else "killed-child"
+    with serve_in_thread(profile="unruly", count=600) as upstream:
+        stack.create_source(
+            slug, f"{upstream}/cities/{{id}}", count=600, limits={"per_second": 100}
+        )
+        number = stack.start_run(slug)
+
+        def is_half_done() -> bool:
+            return bool(stack.read_run(number)["outcomes"][Outcome.DELIVERED] > 100)
+
+        wait_for("some deliveries", is_half_done)
+        if victim == "the child that fetches":
+            for child in stack.children_of("worker-fetch"):
+                child.kill()
+        else:
+            stack.kill("worker-fetch")
+            stack.start("worker-fetch")
+        run = stack.wait_for_run(number)
+        truth = ask_upstream(upstream, "/truth")
+    books = stack.reconcile(number)
+    assert run["outcomes"] == truth["outcomes"]
+    assert gaps_of(books) == truth["gaps"]
+    assert sum(run["outcomes"].values()) == run["planned"] == 600
+    assert books["stored"] == books["distinct_keys"] == run["outcomes"][Outcome.DELIVERED]
+    assert books["duplicates"] == 0

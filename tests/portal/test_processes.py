@@ -1,0 +1,79 @@
+"""Whose the processes are, and who wants their end."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from portal.processes.ownership import Launcher, find_marked
+from portal.processes.programs import find_redis_server
+
+CATCHER = (
+    "import signal, time; signal.signal(signal.SIGINT, print); print(flush=True); time.sleep(60)"
+)
+
+
+@pytest.fixture
+def launcher() -> Iterator[Launcher]:
+    """A process that handles SIGINT itself, as make and uv do."""
+    with subprocess.Popen([sys.executable, "-c", CATCHER], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        try:
+            yield Launcher(psutil.Process(process.pid), catches_interrupts=True)
+        finally:
+            process.kill()
+
+
+def test_a_launcher_that_lives_on_wants_no_end(launcher: Launcher) -> None:
+    assert not launcher.wants_the_end
+
+
+def test_a_launcher_of_which_nobody_can_tell_wants_no_end(
+    launcher: Launcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, *args: object, **kwargs: object) -> str:
+        raise OSError(errno.ENFILE, "Too many open files in system")
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    assert not launcher.wants_the_end
+
+
+def test_a_dead_launcher_wants_the_end(launcher: Launcher) -> None:
+    launcher.process.kill()
+    deadline = time.monotonic() + 5
+    while not launcher.wants_the_end:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_redis_that_wiped_its_environment_is_found_by_its_folder(tmp_path: Path) -> None:
+    """redis-server writes its title over what /proc shows of its environment."""
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    started = []
+    try:
+        for folder in (ours, theirs):
+            (folder / "redis").mkdir(parents=True)
+            options = ["--port", "0", "--unixsocket", "redis.sock", "--save", ""]
+            started.append(
+                subprocess.Popen(
+                    [find_redis_server(), "--dir", str(folder / "redis"), *options],
+                    stdout=subprocess.DEVNULL,
+                )
+            )
+        deadline = time.monotonic() + 10
+        while not all((folder / "redis" / "redis.sock").exists() for folder in (ours, theirs)):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert [process.pid for process in find_marked(ours)] == [started[0].pid]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
