@@ -1,0 +1,3 @@
+"""The Dash apps, a module each; importing one registers it."""
+
+NAMES = ("health",)
