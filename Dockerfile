@@ -2,12 +2,12 @@
 # The portal: one image for web, workers and beat. See docker-compose.yml.
 
 FROM python:3.11-slim-bookworm AS build
-COPY --from=ghcr.io/astral-sh/uv:0.9 /uv /usr/local/bin/uv
-ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy UV_PROJECT_ENVIRONMENT=/app/.venv
+RUN python -m pip install --no-cache-dir 'uv>=0.8'
+ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy UV_PROJECT_ENVIRONMENT=/app/.venv UV_CACHE_DIR=/var/cache/uv
 WORKDIR /app
 # The packages change less often than the code: a layer of their own.
 COPY pyproject.toml uv.lock ./
-RUN --mount=type=cache,target=/root/.cache/uv uv sync --locked --no-dev --no-group demo
+RUN --mount=type=cache,target=/var/cache/uv uv sync --locked --no-dev --no-group demo
 COPY . .
 
 FROM python:3.11-slim-bookworm
