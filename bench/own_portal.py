@@ -15,12 +15,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import django
+import psutil
 
 from portal.config import BASE_DIR, Environment, read_config
 
@@ -145,13 +147,37 @@ def make_user() -> Any:
     return user
 
 
-def read_peak_mb(process: subprocess.Popen[bytes]) -> float:
-    """The greatest resident size that any child of a worker has had, in MiB (Linux)."""
-    import psutil
+class MemoryWatch:
+    """The greatest memory that any child of a worker has had, in MiB, while the block runs (Linux).
 
-    peaks = [0.0]
-    for child in psutil.Process(process.pid).children(recursive=True):
-        status = Path(f"/proc/{child.pid}/status").read_text()
-        (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
-        peaks.append(int(line.split()[1]) / 1024)
-    return max(peaks)
+    `peak` is the resident size as the system keeps it. `private_peak` leaves out pages of files,
+    such as those of the database, which SQLite maps and the system takes back when it needs them.
+    """
+
+    def __init__(self, worker: subprocess.Popen[bytes]) -> None:
+        self._worker = worker
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self.peak = self.private_peak = 0.0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(0.1):
+            for child in psutil.Process(self._worker.pid).children(recursive=True):
+                with contextlib.suppress(OSError):
+                    sizes = _read_status(child.pid)
+                    self.peak = max(self.peak, sizes["VmHWM"])
+                    self.private_peak = max(self.private_peak, sizes["RssAnon"])
+
+
+def _read_status(pid: int) -> dict[str, float]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    fields = (line.split() for line in lines if line.endswith(" kB"))
+    return {name.rstrip(":"): int(size) / 1024 for name, size, _ in fields}

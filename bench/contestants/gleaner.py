@@ -69,8 +69,9 @@ def main() -> None:
     with own_portal.run_programs("redis", "worker-fetch", "worker-index") as running:
         ingest("warm-up", given.address, WARM_UP)
         sizes = [int(size) for size in given.sizes.split(",")]
-        seconds = {size: ingest(f"cities-{size}", given.address, size) for size in sizes}
-        report(seconds, peak_mb=own_portal.read_peak_mb(running["worker-fetch"]))
+        with own_portal.MemoryWatch(running["worker-fetch"]) as memory:
+            seconds = {size: ingest(f"cities-{size}", given.address, size) for size in sizes}
+        report(seconds, peak_mb=memory.peak, private_peak_mb=memory.private_peak)
 
 
 if __name__ == "__main__":
