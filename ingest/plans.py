@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+
+from yarl import URL
 
 from ingest.configuration import PLACEHOLDER, SECRET_NAME, SourceConfiguration
 from ingest.secrets import REDACTED
@@ -68,9 +71,30 @@ def _fill(text: str, values: dict[str, str]) -> str:
 
 
 def _address(template: str, values: dict[str, str], params: dict[str, str]) -> str:
-    url = PLACEHOLDER.sub(lambda match: quote(values[match[1]], safe=""), template)
+    """The exact text that is sent: a key is percent-encoded as a whole, and stays so."""
+    pieces = list(_split_template(template))
+    pieces[1::2] = (quote(values[name], safe="") for name in pieces[1::2])
+    url = "".join(pieces)
     if not params:
         return url
     base, mark, fragment = url.partition("#")
     joint = "&" if "?" in base else "?"
     return f"{base}{joint}{urlencode(params, safe='*')}{mark}{fragment}"
+
+
+# What a URI may hold besides letters and digits (RFC 3986); the % of what is encoded already, too.
+_LEGAL = "%-._~:/?#[]@!$&'()*+,;="
+
+
+@lru_cache(maxsize=256)
+def _split_template(template: str) -> tuple[str, ...]:
+    """Fixed texts and placeholder names by turns, a fixed text first.
+
+    The host is written as connections are opened to it (IDNA, lower case); of the rest only what a
+    URI cannot hold is encoded, so that %2F in it goes out as %2F.
+    """
+    base = "/".join(template.split("/", 3)[:3]).partition("?")[0].partition("#")[0]
+    rest = PLACEHOLDER.split(template[len(base) :])
+    rest[::2] = [quote(text, safe=_LEGAL) for text in rest[::2]]
+    rest[0] = str(URL(base).origin()) + (rest[0] if rest[0].startswith("/") else f"/{rest[0]}")
+    return tuple(rest)

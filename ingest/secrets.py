@@ -10,6 +10,7 @@ import base64
 import contextlib
 import copy
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote, urlsplit
@@ -56,6 +57,31 @@ def attach_secrets(public: Mapping[str, Any], secrets: Mapping[str, str]) -> dic
                     {dotted: ["no secret is stored here; send it."]}
                 ) from None
     return data
+
+
+def replace_credentials(snapshot: Mapping[str, Any], present: Mapping[str, Any]) -> dict[str, Any]:
+    """`snapshot` with the API keys, proxies, secret headers and parameters of `present`.
+
+    Both are configurations with marks: what comes out is completed by the present secrets.
+    """
+    request, now = snapshot["request"], present["request"]
+    replaced = {**request, "api_key": now["api_key"], "proxies": now["proxies"]}
+    for part in ("headers", "params"):
+        kept = {name: value for name, value in request[part].items() if value != MARK}
+        secret = {name: value for name, value in now[part].items() if value == MARK}
+        replaced[part] = kept | secret
+    return {**snapshot, "request": replaced}
+
+
+def list_credentials(whole: Mapping[str, Any]) -> list[Any]:
+    """What of a whole configuration decides whether an upstream lets us in."""
+    secrets = detach_secrets(whole)[1]
+    return [whole["request"]["api_key"], whole["request"]["proxies"], secrets]
+
+
+def has_secrets(public: Mapping[str, Any]) -> bool:
+    """Whether a configuration with marks has any."""
+    return any(True for _ in _secret_places(public))
 
 
 def _walk_to(data: Any, path: SecretPath) -> tuple[Any, str | int]:
@@ -122,28 +148,80 @@ def unseal(sealed: bytes | memoryview) -> dict[str, str]:
     return secrets
 
 
+def rotate(sealed: bytes | memoryview) -> bytes:
+    """The same secrets, encrypted with the first of PORTAL_ENCRYPTION_KEYS."""
+    return seal(unseal(sealed))
+
+
 class Redactor:
-    """Replaces every occurrence of a secret by `***`: plain, percent-encoded or escaped as JSON."""
+    """Replaces every occurrence of a secret by `***`.
+
+    Plain, percent-encoded, escaped as JSON, or in Base64, also inside of longer credentials.
+    """
 
     def __init__(self, secrets: Iterable[str]) -> None:
         words = {word for secret in secrets for word in _words_of(secret)}
         spellings = {text for word in words for text in _spellings(word)}
         self._words = sorted((text for text in spellings if len(text) > 3), key=len, reverse=True)
+        # A short secret ("demo") is a word of many records by chance.
+        self._long_words = [text for text in self._words if len(text) >= SURELY_SECRET]
+        self._needles = [text.encode() for text in self._long_words]
+
+    @property
+    def longest(self) -> int:
+        return len(self._words[0]) if self._words else 0
 
     def __call__(self, text: str) -> str:
         for word in self._words:
-            text = text.replace(word, REDACTED)
+            if word in text:
+                text = text.replace(word, REDACTED)
         return text
+
+    def may_be_in(self, body: bytes, charset: str | None) -> bool:
+        """Whether `scrub` may find something in what this JSON text says. Cheap: for every body."""
+        if not self._needles:
+            return False
+        if charset and not charset.lower().startswith(_LIKE_ASCII):
+            return True
+        for needle in self._needles:
+            if needle in body:
+                return True
+        return b"\x00" in body[:4] or (b"\\u00" in body and bool(_ESCAPED_ASCII.search(body)))
+
+    def scrub(self, value: Any) -> Any:
+        """A JSON value without the secrets that its texts and names hold."""
+        if isinstance(value, str):
+            for word in self._long_words:
+                if word in value:
+                    value = value.replace(word, REDACTED)
+            return value
+        if isinstance(value, dict):
+            return {self.scrub(name): self.scrub(each) for name, each in value.items()}
+        if isinstance(value, list):
+            return [self.scrub(each) for each in value]
+        return value
+
+
+SURELY_SECRET = 8
+# Charsets that write ASCII as ASCII.
+_LIKE_ASCII = ("utf-8", "utf8", "us-ascii", "ascii", "iso-8859", "latin", "windows-125", "cp125")
+# \u0041 for A: no search of the raw bytes finds a secret that is written so.
+_ESCAPED_ASCII = re.compile(rb"\\u00[2-7]")
 
 
 def _words_of(secret: str) -> Iterator[str]:
     """The secret, and what in it is as secret by itself."""
-    yield secret
-    parts = urlsplit(secret) if "://" in secret else None
+    parts = None
+    if "://" in secret:
+        with contextlib.suppress(ValueError):  # it only looks like an address
+            parts = urlsplit(secret)
     if parts and parts.password:
         yield from (parts.password, unquote(parts.password))
+        if parts.path in ("", "/") and not (parts.query or parts.fragment):
+            return  # the rest of a proxy's address is no secret: it is told where it fails
+    yield secret
     # "Bearer abc": the token alone is as secret as the header.
-    yield from (word for word in secret.split() if len(word) >= 8)
+    yield from (word for word in secret.split() if len(word) >= SURELY_SECRET)
     scheme, _, credentials = secret.partition(" ")
     if scheme.lower() == "basic":
         with contextlib.suppress(ValueError):
@@ -153,11 +231,26 @@ def _words_of(secret: str) -> Iterator[str]:
 
 
 def _spellings(word: str) -> set[str]:
+    as_json = json.dumps(word)[1:-1]
     return {
         word,
         quote(word, safe=""),
         quote(word),
         quote_plus(word),
-        json.dumps(word)[1:-1],
+        re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), quote(word, safe="")),
+        as_json,
+        as_json.replace("/", "\\/"),  # as PHP writes it
         json.dumps(word, ensure_ascii=False)[1:-1],
+        *_in_base64(word.encode()),
     }
+
+
+def _in_base64(secret: bytes) -> Iterator[str]:
+    """What stays the same of a secret's Base64, whatever stands before and after it."""
+    if len(secret) < SURELY_SECRET:
+        return
+    for before in range(3):
+        first = -(-before * 8 // 6)
+        last = (before + len(secret)) * 8 // 6
+        for encode in (base64.b64encode, base64.urlsafe_b64encode):
+            yield encode(b"\0" * before + secret)[first:last].decode()

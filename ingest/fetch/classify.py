@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
 from ingest.configuration import SourceConfiguration
 from ingest.fetch.answers import Reply, Verdict
-from ingest.fetch.reading import Malformed, Reading, RecordReader
+from ingest.fetch.reading import Malformed, Reading, RecordReader, decode_body
 from ingest.outcomes import Outcome
+from ingest.secrets import Redactor
 
 FIRST_CHARACTERS = 200
-# A secret of 4,000 characters, escaped, that begins within the first characters ends in here.
-LONGEST_SECRET = 16_000
+# How far into a body the words of a block are looked for.
+MARKED_BYTES = 100_000
 # Asking again at once may help only with these (RFC 9110, RFC 6585, RFC 8470).
 REPEATED_STATUS = frozenset({408, 425, 429})
 
@@ -26,13 +26,15 @@ class Classifier:
 
     reader: RecordReader
     markers: re.Pattern[str] | None
-    redact: Callable[[str], str]
+    redact: Redactor
 
     @classmethod
-    def of(cls, configuration: SourceConfiguration, *, redact: Callable[[str], str]) -> Classifier:
+    def of(cls, configuration: SourceConfiguration, *, redact: Redactor) -> Classifier:
         words = "|".join(re.escape(marker) for marker in configuration.block.markers)
         return cls(
-            reader=RecordReader.of(configuration.records),
+            reader=RecordReader.of(
+                configuration.records, max_body_bytes=configuration.limits.max_body_bytes
+            ),
             markers=re.compile(rf"(?<!\w)(?:{words})(?!\w)", re.I) if words else None,
             redact=redact,
         )
@@ -50,11 +52,16 @@ class Classifier:
             return self._malformed(
                 reply, Malformed("too_large", f"the body is larger than {len(reply.body):,} bytes")
             )
+        if reply.coding_fault:
+            return self._malformed(reply, Malformed("undecodable", reply.coding_fault))
+        body, charset = reply.body, reply.charset
+        scrub = self.redact.scrub if self.redact.may_be_in(body, charset) else None
         try:
-            reading = self.reader.read(reply.body, reply.charset)
+            # A 204 has no content, whatever follows it (RFC 9110 §15.3.5).
+            reading = self.reader.read(b"" if reply.status == 204 else body, charset, scrub=scrub)
         except Malformed as fault:
             return self._malformed(reply, self._name_other_type(reply, fault))
-        if reading.faults:
+        if reading.fault_count:
             return self._malformed(reply, reading.faults[0], reading)
         if not reading.records:
             return Verdict(
@@ -62,12 +69,16 @@ class Classifier:
                 error="empty",
                 error_type="Empty Answer",
                 evidence=self._evidence(reply, "the answer holds no record"),
-                has_block_marker=self._is_marked(reply),
+                block_marker=self._find_marker(reply),
             )
-        return Verdict(outcome=Outcome.DELIVERED, records=reading.records)
+        return Verdict(
+            outcome=Outcome.DELIVERED,
+            records=reading.records,
+            evidence=_warn_of_echo(reading) if reading.scrubbed else None,
+        )
 
     def _name_other_type(self, reply: Reply, fault: Malformed) -> Malformed:
-        if fault.kind == "not_json" and "html" in reply.content_type:
+        if fault.kind == "not_json" and _is_html(reply):
             return Malformed("html", f"an HTML page instead of JSON ({fault.reason})")
         return fault
 
@@ -76,23 +87,26 @@ class Classifier:
         evidence["rule"] = fault.kind
         if fault.index is not None:
             evidence["index"] = fault.index
-        if reading and len(reading.faults) > 1:
+        if reading and reading.scrubbed:
+            evidence |= _warn_of_echo(reading)
+        if reading and reading.fault_count > 1:
             evidence["faults"] = [
                 {
                     "index": each.index,
                     "rule": each.kind,
                     "reason": self.redact(_storable(each.reason)),
                 }
-                for each in reading.faults[:20]
+                for each in reading.faults
             ]
-            evidence["fault_count"] = len(reading.faults)
+            evidence["fault_count"] = reading.fault_count
         return Verdict(
             outcome=Outcome.MALFORMED,
             error=fault.kind,
             error_type="Malformed Answer",
             evidence=evidence,
             records=reading.records if reading else [],
-            has_block_marker=self._is_marked(reply),
+            # An answer with good records comes from a source that is open.
+            block_marker="" if reading and reading.records else self._find_marker(reply),
         )
 
     def _name_error(self, reply: Reply, status: int) -> Verdict:
@@ -108,7 +122,7 @@ class Classifier:
             error=f"http_{status}",
             error_type="HTTP Error",
             evidence=self._evidence(reply, f"{status} {_phrase(status)}".strip()),
-            has_block_marker=self._is_marked(reply),
+            block_marker=self._find_marker(reply),
         )
 
     def _fail(self, reply: Reply) -> Verdict:
@@ -119,14 +133,16 @@ class Classifier:
             evidence=self._evidence(reply, reply.reason),
         )
 
-    def _is_marked(self, reply: Reply) -> bool:
+    def _find_marker(self, reply: Reply) -> str:
         status = reply.status or 0
         if self.markers is None or status in {404, 410} or status >= 500:
-            return False
-        return bool(self.markers.search(reply.body[:100_000].decode("utf-8", "replace")))
+            return ""
+        found = self.markers.search(_begin_of(reply, MARKED_BYTES))
+        return found[0] if found else ""
 
     def _evidence(self, reply: Reply, reason: str) -> dict[str, Any]:
-        first = reply.body[:LONGEST_SECRET].decode("utf-8", "replace")
+        # Enough for a secret that begins within the first characters to end in.
+        first = _begin_of(reply, 4 * (FIRST_CHARACTERS + self.redact.longest))
         evidence: dict[str, Any] = {"reason": self.redact(_storable(reason))}
         if reply.status is not None:
             evidence["status"] = reply.status
@@ -138,6 +154,13 @@ class Classifier:
         return evidence
 
 
+def _warn_of_echo(reading: Reading) -> dict[str, Any]:
+    return {
+        "warning": "the upstream sends back a secret of this source; it was replaced by ***",
+        "scrubbed_records": reading.scrubbed,
+    }
+
+
 _FAILURE_TYPES = {
     "timeout": "Timeout",
     "dns": "DNS Error",
@@ -147,6 +170,7 @@ _FAILURE_TYPES = {
     "redirect": "Redirect Error",
     "unsendable": "Invalid Request",
     "protocol": "Protocol Error",
+    "proxy": "Proxy Error",
     "broken_off": "Broken Transfer",
 }
 
@@ -160,6 +184,19 @@ def is_repeated(verdict: Verdict, status: int | None) -> bool:
     if verdict.error.startswith("http_") and status is not None:
         return status in REPEATED_STATUS or status >= 500
     return verdict.error not in {"refused_address", "redirect", "redirect_loop", "unsendable"}
+
+
+def _is_html(reply: Reply) -> bool:
+    begin = reply.body[:200].lstrip().lower()
+    return "html" in reply.content_type or begin.startswith((b"<!doctype html", b"<html"))
+
+
+def _begin_of(reply: Reply, size: int) -> str:
+    """The first bytes as text, however wrong their charset is."""
+    try:
+        return decode_body(reply.body[:size], reply.charset, errors="replace")
+    except Malformed:
+        return reply.body[:size].decode("utf-8", "replace")
 
 
 def _phrase(status: int) -> str:

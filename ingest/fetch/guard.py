@@ -16,6 +16,8 @@ from typing import Any
 from aiohappyeyeballs import AddrInfoType
 
 _NAT64 = IPv6Network("64:ff9b::/96")
+# Not of the public internet, although Python's older lists say so.
+_NOT_GLOBAL = tuple(map(ip_network, ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20")))
 
 
 class AddressRefused(OSError):
@@ -97,6 +99,7 @@ def _is_global(address: IPv4Address | IPv6Address) -> bool:
         and not address.is_multicast
         and not address.is_reserved
         and not is_site_local
+        and not any(address in network for network in _NOT_GLOBAL)
     )
 
 

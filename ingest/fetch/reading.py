@@ -6,30 +6,34 @@ of a record (sorted keys, no spaces) is what is hashed: two spellings of one rec
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import jmespath
+import orjson
 from jmespath.parser import ParsedResult
-from jsonschema.exceptions import ValidationError
-from jsonschema.protocols import Validator
-from jsonschema.validators import validator_for
-from referencing import Registry
-from referencing.exceptions import Unresolvable
 
 from ingest.configuration import RecordsPart
+from ingest.schemas import RecordSchema, SchemaViolated, compile_schema
 
 MAX_KEY_BYTES = 512
 MAX_DEPTH = 100
 MAX_TEXT = 20_000
-# What the libraries raise on values that they did not expect, such as contains() of text and number
-# in jmespath, or multipleOf of a number beyond float in jsonschema.
+# An answer of `[[],[],[],…` holds three million items in ten megabytes, and each would be told.
+MAX_ITEMS = 100_000
+BYTES_PER_ITEM = 40
+MAX_FAULTS_TOLD = 20
+# What jmespath raises on values that it did not expect, such as contains() of text and number.
 _UNFIT = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
+
+
+Scrub = Callable[[Any], Any]
 
 
 class Malformed(Exception):
@@ -42,13 +46,14 @@ class Malformed(Exception):
         self.index = index
 
 
-@dataclass(frozen=True, slots=True)
-class ParsedRecord:
+class ParsedRecord(NamedTuple):
+    """`data` is the record's canonical text; a tree of objects would be several times as large."""
+
     position: int
     key: str
     title: str
     body: str
-    data: Any
+    data: str
     weight: float | None
     occurred_at: object
     content_hash: str
@@ -56,10 +61,16 @@ class ParsedRecord:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What one answer held. No record and no fault means that it was empty."""
+    """What one answer held. No record and no fault means that it was empty.
+
+    `faults` are the first of `fault_count`. `scrubbed` counts the records in which a secret of
+    ours was found and replaced.
+    """
 
     records: list[ParsedRecord]
     faults: list[Malformed]
+    fault_count: int = 0
+    scrubbed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +83,13 @@ class RecordReader:
     find_body: tuple[Callable[[Any], Any], ...]
     find_occurred_at: Callable[[Any], Any] | None
     find_weight: Callable[[Any], Any] | None
-    validator: Validator | None
+    schema: RecordSchema | None
     path: str | None
     key_path: str
+    max_items: int = MAX_ITEMS
 
     @classmethod
-    def of(cls, part: RecordsPart) -> RecordReader:
+    def of(cls, part: RecordsPart, *, max_body_bytes: int = 0) -> RecordReader:
         return cls(
             find_records=_finder(part.path) if part.path else None,
             find_key=_finder(part.key),
@@ -85,27 +97,40 @@ class RecordReader:
             find_body=tuple(_finder(path) for path in part.body),
             find_occurred_at=_finder(part.occurred_at) if part.occurred_at else None,
             find_weight=_finder(part.weight) if part.weight else None,
-            validator=_validator(part.schema_) if part.schema_ else None,
+            schema=compile_schema(part.schema_) if part.schema_ else None,
             path=part.path,
             key_path=part.key,
+            max_items=max_body_bytes // BYTES_PER_ITEM,
         )
 
-    def read(self, body: bytes, charset: str | None) -> Reading:
-        """The records of a whole 2xx body. Raises Malformed where the answer as a whole is bad."""
-        if not body.strip():
+    def read(self, body: bytes, charset: str | None, *, scrub: Scrub | None = None) -> Reading:
+        """The records of a whole 2xx body. Raises Malformed where the answer as a whole is bad.
+
+        `scrub`, where the body may echo a secret, gives a record without it.
+        """
+        if not body or (text := decode_body(body, charset)).isspace() or not text:
             return Reading([], [])
-        document = _parse(body, charset)
+        document = _parse(text)
         if document is None or document == [] or document == {}:
             return Reading([], [])
         items = self._items(document)
+        if len(items) > max(MAX_ITEMS, self.max_items):
+            raise Malformed("too_many", f"{len(items):,} records in one answer")
         records: list[ParsedRecord] = []
         faults: list[Malformed] = []
+        fault_count = scrubbed = 0
         for position, item in enumerate(items):
             try:
-                records.append(self._read_record(position, item))
+                record = self._read_record(position, item)
+                if scrub is not None and (clean := scrub(item)) != item:
+                    record = self._read_record(position, clean, is_known=True)
+                    scrubbed += 1
+                records.append(record)
             except Malformed as fault:
-                faults.append(fault)
-        return Reading(records, faults)
+                fault_count += 1
+                if fault_count <= MAX_FAULTS_TOLD:
+                    faults.append(fault)
+        return Reading(records, faults, fault_count, scrubbed)
 
     def _items(self, document: Any) -> list[Any]:
         if self.find_records is None:
@@ -126,44 +151,42 @@ class RecordReader:
             "path_scalar", f"{_type_name(found)} {where} where a list or an object was expected"
         )
 
-    def _read_record(self, position: int, item: Any) -> ParsedRecord:
+    def _read_record(self, position: int, item: Any, *, is_known: bool = False) -> ParsedRecord:
         if not isinstance(item, dict):
             raise Malformed(
                 "record_not_object", f"record {position} is {_type_name(item)}", index=position
             )
         text = _canonical(item, position)
-        self._validate(item, position)
+        if self.schema is not None and not is_known:
+            self._validate(item, position, self.schema)
         key = self._read_key(item, position)
         title = _text_of(self.find_title(item)) if self.find_title else ""
         title = title or key
         body = self._read_body(item, title)
         occurred_at = self.find_occurred_at(item) if self.find_occurred_at else None
         weight = _number(self.find_weight(item)) if self.find_weight else None
-        seen = json.dumps([text, title, body, weight, str(occurred_at)], ensure_ascii=False)
+        # No part can hold the character that joins them: what does is malformed.
+        seen = "\0".join((text, title, body, str(weight), str(occurred_at)))
         return ParsedRecord(
             position=position,
             key=key,
             title=title,
             body=body,
-            data=item,
+            data=text,
             weight=weight,
             occurred_at=occurred_at,
             content_hash=hashlib.blake2b(seen.encode(), digest_size=16).hexdigest(),
         )
 
-    def _validate(self, item: Any, position: int) -> None:
-        if self.validator is None:
-            return
+    def _validate(self, item: Any, position: int, schema: RecordSchema) -> None:
         try:
-            error = next(self.validator.iter_errors(item), None)
-        except (RecursionError, Unresolvable, *_UNFIT) as failure:
-            raise Malformed(
-                "schema",
-                f"record {position}: the schema cannot be applied: {failure}"[:300],
-                index=position,
-            ) from failure
-        if error is not None:
-            raise Malformed("schema", _describe_violation(error, position), index=position)
+            schema.check(item)
+        except SchemaViolated as violation:
+            reason = _describe_violation(violation, position)
+            raise Malformed("schema", reason, index=position) from violation
+        except (ValueError, RecursionError) as error:
+            reason = f"record {position}: the schema cannot be applied: {error}"[:300]
+            raise Malformed("schema", reason, index=position) from error
 
     def _read_key(self, item: Any, position: int) -> str:
         value = self.find_key(item)
@@ -221,29 +244,18 @@ def _has_last_key(document: Any, path: str) -> bool:
     return last["value"] in parent and parent[last["value"]] is None
 
 
-@lru_cache(maxsize=64)
-def _validator_of(schema_text: str) -> Validator:
-    schema = json.loads(schema_text)
-    # An empty registry: a schema must never make this server fetch an address.
-    return validator_for(schema)(schema, registry=Registry())
-
-
-def _validator(schema: dict[str, Any]) -> Validator:
-    return _validator_of(json.dumps(schema, sort_keys=True))
-
-
-def _describe_violation(error: ValidationError, position: int) -> str:
-    where = "/".join(map(str, error.absolute_path)) or "the record itself"
-    rule = "/".join(map(str, error.absolute_schema_path))
-    return f"record {position}, {where}: {error.message[:200]} (rule {rule})"
+def _describe_violation(violation: SchemaViolated, position: int) -> str:
+    where = violation.path or "the record itself"
+    if violation.is_given_up:
+        return f"record {position}, {where}: a pattern takes too long (rule {violation.rule})"
+    return f"record {position}, {where}: {violation.text[:200]} (rule {violation.rule})"
 
 
 class _HugeNumber:
     """Stands for a number that no program can keep; makes its record malformed, not its answer."""
 
 
-def _parse(body: bytes, charset: str | None) -> Any:
-    text = decode_body(body, charset)
+def _parse(text: str) -> Any:
     try:
         try:
             return json.loads(text)
@@ -262,24 +274,58 @@ def _read_integer(digits: str) -> int | _HugeNumber:
     return int(digits) if len(digits) <= 4300 else _HugeNumber()
 
 
-def decode_body(body: bytes, charset: str | None) -> str:
-    """The text of a body: by its declared charset, else as JSON says (UTF-8, or by its BOM).
+def decode_body(body: bytes, charset: str | None, *, errors: str = "strict") -> str:
+    """The text of a body: by its byte order mark, else its declared charset, else as JSON says.
 
     Raises Malformed("undecodable").
     """
-    if charset and charset.lower() not in {"utf-8", "utf8"}:
-        encoding = charset
-    else:
-        encoding = json.detect_encoding(body)
+    encoding = _encoding_of(body, charset)
     try:
-        return body.decode(encoding)
+        return body.decode(encoding, errors)
     except (ValueError, LookupError) as error:
         # Not UnicodeDecodeError alone: "undefined", or a name with a stray byte, raises others.
         raise Malformed("undecodable", f"cannot be decoded as {encoding}: {error}"[:300]) from error
 
 
+def _encoding_of(body: bytes, charset: str | None) -> str:
+    # No charset writes "[" or "{" as these bytes: the mark is right, whatever the header says.
+    if body.startswith(_MARKS) or charset is None or charset.lower() in {"utf-8", "utf8"}:
+        return json.detect_encoding(body)
+    if charset.lower() in _NO_CHARSETS or len(charset) > MAX_CHARSET:
+        raise Malformed("undecodable", f"{charset[:MAX_CHARSET]!r} is no charset")
+    return charset
+
+
+_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
+MAX_CHARSET = 40
+# Python's own, some of which take quadratic time.
+_NO_CHARSETS = frozenset(
+    {"idna", "punycode", "unicode_escape", "unicode-escape", "raw_unicode_escape",
+     "raw-unicode-escape", "undefined"}
+)  # fmt: skip
+
+
 def _canonical(item: Any, position: int) -> str:
     """The record's canonical JSON text; Malformed where it holds what cannot be stored."""
+    try:
+        text = orjson.dumps(item, option=orjson.OPT_SORT_KEYS).decode()
+    except orjson.JSONEncodeError:
+        text = ""
+    # orjson writes NaN as null, and refuses whole numbers beyond 64 bits.
+    if not text or "null" in text:
+        text = _canonical_of_any(item, position)
+    if "\\u0000" in text and any("\x00" in part for part in _texts(item)):
+        raise Malformed("null_character", f"record {position} holds \\u0000", index=position)
+    if text.count("{") + text.count("[") > MAX_DEPTH and _depth(item) > MAX_DEPTH:
+        raise Malformed(
+            "too_deep",
+            f"record {position} is nested deeper than {MAX_DEPTH} levels",
+            index=position,
+        )
+    return text
+
+
+def _canonical_of_any(item: Any, position: int) -> str:
     try:
         text = json.dumps(
             item, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")
@@ -301,14 +347,6 @@ def _canonical(item: Any, position: int) -> str:
         raise Malformed(
             "number", f"record {position} holds NaN or Infinity", index=position
         ) from error
-    if "\\u0000" in text and any("\x00" in part for part in _texts(item)):
-        raise Malformed("null_character", f"record {position} holds \\u0000", index=position)
-    if text.count("{") + text.count("[") > MAX_DEPTH and _depth(item) > MAX_DEPTH:
-        raise Malformed(
-            "too_deep",
-            f"record {position} is nested deeper than {MAX_DEPTH} levels",
-            index=position,
-        )
     return text
 
 
@@ -333,19 +371,22 @@ def _texts(item: Any) -> Iterator[str]:
     return (node for _, node in _walk(item) if isinstance(node, str))
 
 
-def _leaves(item: Any) -> Iterator[str]:
+def _leaves(item: Any) -> list[str]:
     """The texts and numbers of a record in order, without its field names."""
+    leaves: list[str] = []
     stack: list[Any] = [item]
     while stack:
         node = stack.pop()
-        if isinstance(node, dict):
+        kind = type(node)  # what JSON makes has no subclasses
+        if kind is str:
+            leaves.append(node)
+        elif kind is int or kind is float:
+            leaves.append(str(node))
+        elif kind is dict:
             stack.extend(reversed(node.values()))
-        elif isinstance(node, list):
+        elif kind is list:
             stack.extend(reversed(node))
-        elif isinstance(node, str):
-            yield node
-        elif isinstance(node, int | float) and not isinstance(node, bool):
-            yield str(node)
+    return leaves
 
 
 def _text_of(value: Any) -> str:
@@ -353,6 +394,9 @@ def _text_of(value: Any) -> str:
         return value[:MAX_TEXT]
     if value is None:
         return ""
+    if isinstance(value, list):
+        with contextlib.suppress(TypeError):  # not texts alone
+            return " ".join(value)[:MAX_TEXT]
     return " ".join(_leaves(value))[:MAX_TEXT]
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import math
 import socket
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import cache
 from types import MappingProxyType
 from typing import Final
 
+import brotli  # type: ignore[import-untyped]
 from aiohttp import web
 
+from ingest.fetch.decoding import zstd
 from ingest.rehearsal.misbehaviour import Misbehaviour
 
 JSON_TYPE: Final = "application/json"
@@ -47,9 +50,18 @@ def _make_bomb(body: bytes) -> bytes:
     return gzip.compress(_make_huge(body))
 
 
-def _send_bomb(body: bytes) -> web.Response:
-    headers = {"Content-Encoding": "gzip"}
-    return web.Response(body=_make_bomb(body), content_type=JSON_TYPE, headers=headers)
+@cache
+def _make_zstd_bomb(body: bytes) -> bytes:
+    packed: bytes = zstd.compress(_make_huge(body))
+    return packed
+
+
+def _send_packed(coding: str, body: bytes) -> web.Response:
+    return web.Response(body=body, content_type=JSON_TYPE, headers={"Content-Encoding": coding})
+
+
+def _redirect(location: str) -> web.Response:
+    return web.Response(status=302, headers={"Location": location})
 
 
 def _truncate(body: bytes) -> bytes:
@@ -76,7 +88,15 @@ BAD_ANSWERS: Final[Mapping[Misbehaviour, Callable[[bytes], web.Response]]] = Map
         Misbehaviour.NOT_A_NUMBER: lambda body: send_json(_forget_population(body)),
         Misbehaviour.DEEP: lambda _: send_json(b'{"data": ' + b"[" * _DEPTH + b"]" * _DEPTH + b"}"),
         Misbehaviour.HUGE: lambda body: send_json(_make_huge(body)),
-        Misbehaviour.BOMB: _send_bomb,
+        Misbehaviour.BOMB: lambda body: _send_packed("gzip", _make_bomb(body)),
+        Misbehaviour.BROTLI: lambda body: _send_packed("br", brotli.compress(body)),
+        Misbehaviour.ZSTD: lambda body: _send_packed("zstd", zstd.compress(body)),
+        Misbehaviour.ZSTD_BOMB: lambda body: _send_packed("zstd", _make_zstd_bomb(body)),
+        Misbehaviour.NOT_PACKED: lambda body: _send_packed("gzip", body),
+        Misbehaviour.UNKNOWN_CODING: lambda body: _send_packed("snappy", body),
+        Misbehaviour.TO_A_FILE: lambda _: _redirect("file:///etc/passwd"),
+        # Without a path, "?" leads back to where it came from.
+        Misbehaviour.IN_CIRCLES: lambda _: _redirect("?again"),
         Misbehaviour.MISSING: lambda _: say(404, "There is no such city."),
         Misbehaviour.GONE: lambda _: say(410, "This city is gone."),
         # The word is a block marker on purpose: one 403 among good answers is not a block.
@@ -104,4 +124,42 @@ async def cut_off(request: web.Request, body: bytes) -> web.StreamResponse:
     await response.write(body[: len(body) // 2])
     if request.transport is not None:
         request.transport.close()
+    return response
+
+
+def send_raw(request: web.Request, *parts: bytes) -> web.Response:
+    """Writes the parts as they are, past aiohttp, which would not send them, and hangs up."""
+    if request.transport is not None:
+        request.transport.write(b"".join(parts))
+        request.transport.close()
+    return web.Response(status=500)
+
+
+def overrun(request: web.Request, body: bytes) -> web.Response:
+    """The whole body as announced, and more."""
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n"
+    return send_raw(request, head.encode(), body, b"and something else")
+
+
+def announce_twice(request: web.Request, body: bytes) -> web.Response:
+    """Two lengths: nobody can tell where the answer ends."""
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nContent-Length: 5\r\n\r\n"
+    return send_raw(request, head.encode(), body)
+
+
+async def drip(
+    request: web.Request,
+    body: bytes,
+    *,
+    seconds: float,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> web.StreamResponse:
+    """The whole body, twenty pieces long."""
+    response = web.StreamResponse(headers={"Content-Type": JSON_TYPE})
+    response.content_length = len(body)
+    await response.prepare(request)
+    step = -(-len(body) // 20)
+    for start in range(0, len(body), step):
+        await sleep(seconds / 20)
+        await response.write(body[start : start + step])
     return response

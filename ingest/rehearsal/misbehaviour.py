@@ -34,6 +34,17 @@ class Misbehaviour(StrEnum):
     DEEP = "deep"  # 200, JSON nested 10,000 levels deep
     HUGE = "huge"  # 200, 50 MB
     BOMB = "bomb"  # 200, 50 MB that travel as 50 kB of gzip
+    BROTLI = "brotli"  # a good answer, packed with brotli
+    ZSTD = "zstd"  # a good answer, packed with zstd
+    ZSTD_BOMB = "zstd_bomb"  # 200, 50 MB that travel as 2 kB of zstd
+    NOT_PACKED = "not_packed"  # 200, plain JSON that calls itself gzip
+    UNKNOWN_CODING = "unknown_coding"  # 200, a Content-Encoding that nobody knows
+    OVERLONG = "overlong"  # a good answer, more bytes after its Content-Length
+    TWO_LENGTHS = "two_lengths"  # 200 with two different Content-Length
+    DRIP = "drip"  # a good answer, a few bytes at a time
+    MOVED = "moved"  # 302 to where the good answer is
+    IN_CIRCLES = "in_circles"  # 302 to itself
+    TO_A_FILE = "to_a_file"  # 302 to file:///etc/passwd
     MISSING = "missing"  # 404
     GONE = "gone"  # 410
     DENIED = "denied"  # 403
@@ -60,6 +71,17 @@ OUTCOME_OF: Final[Mapping[Misbehaviour, Outcome]] = MappingProxyType(
         Misbehaviour.DEEP: Outcome.MALFORMED,
         Misbehaviour.HUGE: Outcome.MALFORMED,
         Misbehaviour.BOMB: Outcome.MALFORMED,
+        Misbehaviour.BROTLI: Outcome.DELIVERED,
+        Misbehaviour.ZSTD: Outcome.DELIVERED,
+        Misbehaviour.ZSTD_BOMB: Outcome.MALFORMED,
+        Misbehaviour.NOT_PACKED: Outcome.MALFORMED,
+        Misbehaviour.UNKNOWN_CODING: Outcome.MALFORMED,
+        Misbehaviour.OVERLONG: Outcome.DELIVERED,
+        Misbehaviour.TWO_LENGTHS: Outcome.FAILED,
+        Misbehaviour.DRIP: Outcome.DELIVERED,
+        Misbehaviour.MOVED: Outcome.DELIVERED,
+        Misbehaviour.IN_CIRCLES: Outcome.FAILED,
+        Misbehaviour.TO_A_FILE: Outcome.FAILED,
         Misbehaviour.MISSING: Outcome.MISSING,
         Misbehaviour.GONE: Outcome.MISSING,
         Misbehaviour.DENIED: Outcome.DENIED,
@@ -80,7 +102,7 @@ class Rule:
 
     The ids are `share` of all (at least one) or `exactly` so many. `failures` is the number of bad
     answers before the id heals; None means that it never does. `wait_seconds` is the delay that a
-    Retry-After names, or how late a slow answer comes.
+    Retry-After names, or how late a slow or dripping answer is complete.
     """
 
     name: str
@@ -159,7 +181,7 @@ PROFILES: Final[Mapping[str, Profile]] = MappingProxyType(
             ),
             Profile(
                 "hostile",
-                "Answers that hurt a careless client: huge, deep, undecodable, not a number.",
+                "Answers that hurt a careless client: huge, deep, packed oddly, leading astray.",
                 rules=(
                     Rule("deep", Misbehaviour.DEEP, exactly=1, failures=None),
                     Rule("huge", Misbehaviour.HUGE, exactly=1, failures=None),
@@ -167,6 +189,17 @@ PROFILES: Final[Mapping[str, Profile]] = MappingProxyType(
                     Rule("undecodable", Misbehaviour.UNDECODABLE, exactly=2, failures=None),
                     Rule("NaN", Misbehaviour.NOT_A_NUMBER, exactly=2, failures=None),
                     Rule("cut off always", Misbehaviour.CUT_OFF, exactly=2, failures=None),
+                    Rule("brotli", Misbehaviour.BROTLI, exactly=1, failures=None),
+                    Rule("zstd", Misbehaviour.ZSTD, exactly=1, failures=None),
+                    Rule("zstd bomb", Misbehaviour.ZSTD_BOMB, exactly=1, failures=None),
+                    Rule("not packed", Misbehaviour.NOT_PACKED, exactly=1, failures=None),
+                    Rule("unknown coding", Misbehaviour.UNKNOWN_CODING, exactly=1, failures=None),
+                    Rule("overlong", Misbehaviour.OVERLONG, exactly=1, failures=None),
+                    Rule("two lengths", Misbehaviour.TWO_LENGTHS, exactly=1, failures=None),
+                    Rule("drip", Misbehaviour.DRIP, exactly=1, failures=None),
+                    Rule("moved", Misbehaviour.MOVED, exactly=1, failures=None),
+                    Rule("in circles", Misbehaviour.IN_CIRCLES, exactly=1, failures=None),
+                    Rule("to a file", Misbehaviour.TO_A_FILE, exactly=1, failures=None),
                 ),
             ),
             Profile(

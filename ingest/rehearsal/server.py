@@ -17,7 +17,16 @@ import uvloop
 from aiohttp import web
 
 from ingest.outcomes import Outcome
-from ingest.rehearsal.answers import BAD_ANSWERS, JSON_TYPE, cut_off, reset_connection, say
+from ingest.rehearsal.answers import (
+    BAD_ANSWERS,
+    JSON_TYPE,
+    announce_twice,
+    cut_off,
+    drip,
+    overrun,
+    reset_connection,
+    say,
+)
 from ingest.rehearsal.cities import load_cities
 from ingest.rehearsal.misbehaviour import (
     NAMES_A_WAIT,
@@ -85,6 +94,15 @@ class Upstream:
             return self._name_wait(number, rule, now)
         return await self._misbehave(request, number, rule, now)
 
+    async def answer_moved(self, request: web.Request) -> web.Response:
+        """Where a redirect leads: the good answer, a request of its own."""
+        self.witness.arrive(self._clock())
+        number = self._read_number(request.match_info["id"])
+        try:
+            return self._deliver(number) if number else say(404, "There is no such city.")
+        finally:
+            self.witness.leave(self._clock())
+
     def _read_number(self, text: str) -> int | None:
         if not (text.isascii() and text.isdigit() and len(text) <= 9):
             return None
@@ -124,6 +142,21 @@ class Upstream:
         if rule.does is Misbehaviour.CUT_OFF:
             self._note(number, Outcome.FAILED, "cut off")
             return await cut_off(request, self.body_of(number))
+        if rule.does is Misbehaviour.DRIP:
+            self.witness.seconds_slow += rule.wait_seconds
+            self._note(number, Outcome.DELIVERED, "200")
+            return await drip(
+                request, self.body_of(number), seconds=rule.wait_seconds, sleep=self._sleep
+            )
+        if rule.does is Misbehaviour.OVERLONG:
+            self._note(number, Outcome.DELIVERED, "200")
+            return overrun(request, self.body_of(number))
+        if rule.does is Misbehaviour.TWO_LENGTHS:
+            self._note(number, Outcome.FAILED, "two lengths")
+            return announce_twice(request, self.body_of(number))
+        if rule.does is Misbehaviour.MOVED:
+            self.witness.statuses["302"] += 1
+            return web.Response(status=302, headers={"Location": f"/moved/{number}"})
         response = BAD_ANSWERS[rule.does](self.body_of(number))
         self._note(number, OUTCOME_OF[rule.does], str(response.status))
         return response
@@ -223,7 +256,7 @@ class Upstream:
         return sum(
             rule.wait_seconds * (rule.failures or 1)
             for rule in self.rules.values()
-            if rule.does in NAMES_A_WAIT or rule.does is Misbehaviour.SLOW
+            if rule.does in NAMES_A_WAIT or rule.does in {Misbehaviour.SLOW, Misbehaviour.DRIP}
         )
 
 
@@ -243,6 +276,7 @@ def make_app(*, profile: str | Profile = "unruly", count: int = DEFAULT_COUNT) -
     app = web.Application()
     app[UPSTREAM] = upstream
     app.router.add_get("/cities/{id}", upstream.answer_city, allow_head=False)
+    app.router.add_get("/moved/{id}", upstream.answer_moved, allow_head=False)
     app.router.add_get("/truth", upstream.answer_truth)
     app.router.add_get("/health", upstream.answer_health)
     app.router.add_post("/reset", upstream.answer_reset)

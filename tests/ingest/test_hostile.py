@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from django.conf import settings
 from django.db import connections
 from django.utils import timezone
 
@@ -193,7 +192,9 @@ def read(body: object, **records: Any) -> Verdict:
 
 def test_a_number_beyond_float_does_not_break_a_schema():
     schema = {"properties": {"n": {"multipleOf": 0.01}}}
-    verdict = read('[{"id": 1, "n": 1' + "0" * 400 + "}]", schema=schema)
+    answer = [{"id": 1, "n": 10**400}]
+    assert read(answer, schema=schema).outcome == Outcome.DELIVERED
+    verdict = read(answer, schema={"properties": {"n": {"maximum": 1}}})
     assert (verdict.outcome, verdict.error) == (Outcome.MALFORMED, "schema")
 
 
@@ -289,68 +290,6 @@ def test_what_was_under_way_when_the_circuit_opened_is_no_probe():
 
 
 # ---- the budget
-
-
-def budget(rate: float | None, member: str = "a", origin: str = "") -> Budget:
-    return Budget(
-        redis_url=settings.REDIS_BUDGET_URL,
-        origin=origin or f"http://{time.monotonic_ns()}",
-        member=member,
-        rate=rate,
-    )
-
-
-async def test_a_limit_that_is_taken_back_lets_waiting_senders_go():
-    one = budget(2.0)
-    waiting = [asyncio.create_task(one.wait_for_slot()) for _ in range(5)]
-    await asyncio.sleep(0.1)
-    one.limit_to(None)
-    assert await asyncio.wait_for(asyncio.gather(*waiting), 3) == [True] * 5
-    await one.close()
-
-
-async def test_a_slow_run_binds_a_fast_one_for_as_long_as_it_waits_for_its_slot():
-    origin = f"http://{time.monotonic_ns()}"
-    slow, fast = budget(0.05, "slow", origin), budget(100.0, "fast", origin)
-    assert await slow.wait_for_slot()
-    await fast._lease(100.0)
-    import redis.asyncio as redis
-
-    client = redis.Redis.from_url(settings.REDIS_BUDGET_URL)
-    entries = await client.hgetall(f"budget:{origin}:limits")
-    expiry = float(entries[b"slow"].split()[1])
-    assert expiry - time.time() > 20
-    await slow.close()
-    assert b"slow" not in await client.hgetall(f"budget:{origin}:limits")
-    await client.aclose()
-    await fast.close()
-
-
-async def test_nothing_goes_out_any_more_once_the_budget_is_shut():
-    slow = budget(0.5)
-    assert await slow.wait_for_slot()
-    waiting = asyncio.create_task(slow.wait_for_slot())
-    await asyncio.sleep(0.05)
-    slow.shut()
-    assert await asyncio.wait_for(waiting, 1) is False
-    await slow.close()
-
-
-async def test_a_run_without_a_limit_keeps_that_of_another_run_at_the_host():
-    origin = f"http://{time.monotonic_ns()}"
-    limited, free = budget(5.0, "limited", origin), budget(None, "free", origin)
-    assert await limited.wait_for_slot()
-    began = time.monotonic()
-    for _ in range(4):
-        assert await free.wait_for_slot()
-    assert time.monotonic() - began >= 3 / 5
-    await limited.close()
-    free._looked_at = float("-inf")
-    began = time.monotonic()
-    for _ in range(100):
-        assert await free.wait_for_slot()
-    assert time.monotonic() - began < 0.5
-    await free.close()
 
 
 @pytest.mark.django_db(transaction=True)
@@ -552,7 +491,7 @@ def test_a_run_with_a_working_slice_is_not_shown_as_waiting():
 @pytest.mark.django_db(transaction=True)
 def test_a_slice_that_lost_its_lease_ends_no_run():
     run = start(make_source("http://127.0.0.1:9"))
-    result = loop.SliceResult(block_reason="a storm", is_host_given_up=True, is_lease_lost=True)
+    result = loop.SliceResult(is_lease_lost=True)
     slices._conclude(run.pk, result)
     run.refresh_from_db()
     assert not run.is_finished

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
+from aiohttp import web
+from pydantic import ValidationError
 
 from ingest.configuration import RecordsPart
 from ingest.fetch.reading import Malformed, Reading, RecordReader
+from tests.ingest.upstream import scripted_upstream
 
 
 def reader(**part: Any) -> RecordReader:
@@ -62,6 +66,8 @@ def test_an_answer_of_the_wrong_structure_is_malformed_by_name(
         ('{"id": "%s"}' % ("x" * 513), "key"),
         ('{"id": "%s"}' % ("ü" * 257), "key"),
         ('{"id": 2, "v": NaN}', "number"),
+        ('{"id": 2, "n": null, "v": NaN}', "number"),
+        ('{"id": 2, "v": 1e400}', "number"),
         ('{"id": 2, "v": -Infinity}', "number"),
         ('{"id": 2, "v": 1e999}', "number"),
         ('{"id": 2, "v": %s}' % ("9" * 4301), "number"),
@@ -151,3 +157,150 @@ def test_another_title_path_makes_the_record_another_one():
 @pytest.mark.parametrize("weight", ["12", True, None, [1], 10**400])
 def test_a_weight_that_is_no_number_is_none(weight: object):
     assert read({"id": 1, "w": weight}, weight="w").records[0].weight is None
+
+
+# ---- what a hostile upstream may send
+
+
+@pytest.mark.parametrize(
+    ("body", "charset"),
+    [
+        ('[{"id": "ağaç"}]'.encode("utf-16-le"), "utf-16le"),
+        ("\ufeff".encode("utf-16-le") + '[{"id": "ağaç"}]'.encode("utf-16-le"), "UTF-16LE"),
+        ('[{"id": "ağaç"}]'.encode("utf-16"), "utf-8"),
+        ('[{"id": "ağaç"}]'.encode("utf-16"), "iso-8859-1"),
+        ('[{"id": "ağaç"}]'.encode("utf-8-sig"), "windows-1254"),
+        ('[{"id": "ağaç"}]'.encode("utf-32"), None),
+        ('[{"id": "ağaç"}]'.encode("windows-1254"), "windows-1254"),
+        ('[{"id": "ağaç"}]'.encode("utf-16-be"), None),
+    ],
+)
+def test_a_byte_order_mark_wins_over_a_wrong_charset(body: bytes, charset: str | None):
+    assert read(body, charset).records[0].key == "ağaç"
+
+
+@pytest.mark.parametrize(
+    ("body", "charset"),
+    [
+        ('[{"id": "ağaç"}]'.encode(), "us-ascii"),
+        ('[{"id": "ağaç"}]'.encode(), "utf-16"),
+        ('[{"id": "\xff"}]'.encode("latin-1"), "utf-8"),
+        ('[{"id": "\x81"}]'.encode("latin-1"), "windows-1252"),
+        (b'[{"id": 1}]', "hex"),
+        (b'[{"id": 1}]', "x" * 5_000),
+        (b'[{"id": 1}]', ""),
+        (b"a" * 500_000, "punycode"),
+        (b"a" * 500_000, "idna"),
+        (b"a" * 500_000, "unicode_escape"),
+    ],
+)
+def test_bytes_that_are_not_of_their_charset_are_malformed(body: bytes, charset: str):
+    with pytest.raises(Malformed) as caught:
+        read(body, charset)
+    assert caught.value.kind in {"undecodable", "not_json"}
+    assert len(caught.value.reason) <= 300
+
+
+def test_an_answer_of_millions_of_items_is_malformed_as_a_whole():
+    with pytest.raises(Malformed, match="200,000 records") as caught:
+        read(b"[" + b"[]," * 199_999 + b"[]]")
+    assert caught.value.kind == "too_many"
+
+
+def test_of_many_faults_the_first_are_told_and_all_are_counted():
+    reading = read(b"[" + b"{}," * 49_999 + b'{"id": 1}]')
+    assert (len(reading.records), len(reading.faults), reading.fault_count) == (1, 20, 49_999)
+
+
+def test_a_name_that_stands_twice_counts_by_its_last_value():
+    assert [each.key for each in read(b'[{"id": 1, "id": 2}]').records] == ["2"]
+
+
+def test_a_key_that_comes_twice_is_two_deliveries():
+    assert [each.key for each in read([{"id": 1}, {"id": "1"}]).records] == ["1", "1"]
+
+
+@pytest.mark.parametrize(
+    "key", ['"' + "k" * 10_000 + '"', "null", "[1]", '{"a": 1}', "true", "1" * 4301]
+)
+def test_a_key_that_no_column_holds_is_the_records_fault(key: str):
+    reading = read(f'[{{"id": 1}}, {{"id": {key}}}]'.encode())
+    assert [each.key for each in reading.records] == ["1"]
+    assert len(reading.faults[0].reason) <= 300
+
+
+@pytest.mark.parametrize(
+    ("schema", "record", "where"),
+    [
+        ({"required": ["name"]}, {"id": 1}, 'the record itself: "name" is a required property'),
+        ({"properties": {"a": {"items": {"type": "integer"}}}}, {"id": 1, "a": [1, "x"]}, "a/1"),
+        ({"properties": {"n": {"maximum": 10}}}, {"id": 1, "n": 10**400}, "properties/n/maximum"),
+        ({"properties": {"t": {"pattern": "^(?=a)b"}}}, {"id": 1, "t": "ab"}, "t/pattern"),
+        ({"$ref": "#/$defs/r", "$defs": {"r": {"minProperties": 2}}}, {"id": 1}, "minProperties"),
+        ({"additionalProperties": False}, {"id": 1, "x" * 9_000: 1}, "additionalProperties"),
+    ],
+)
+def test_a_violated_rule_is_named_with_its_place(schema: Any, record: Any, where: str):
+    (fault,) = read([record], schema=schema).faults
+    assert (fault.kind, fault.index) == ("schema", 0)
+    assert where in fault.reason
+    assert len(fault.reason) < 700
+
+
+@pytest.mark.parametrize(
+    "pattern", ["^(a+)+$", "^(a|aa)+$", "^(?=a)(a+)+$", "^(?=(a+)+$)x", "(.*a){25}"]
+)
+def test_no_pattern_can_stall_the_loop(pattern: str):
+    schema = {"properties": {"t": {"pattern": pattern}}}
+    began = time.process_time()
+    read([{"id": 1, "t": "a" * 20_000 + "!"}], schema=schema)
+    assert time.process_time() - began < 1.0
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "nonsense"},
+        {"properties": {"a": {"minimum": "1"}}},
+        {"$ref": "#/nope"},
+        {"properties": {"a": {"$ref": "#/$defs/nope"}}},
+        {"$ref": "http://127.0.0.1:9/schema.json"},
+        {"$id": "http://127.0.0.1:9/", "$ref": "other.json"},
+        {"$ref": "file:///etc/passwd"},
+        {"$schema": "http://127.0.0.1:9/meta"},
+        {"$dynamicRef": "http://127.0.0.1:9/x#a"},
+        {"pattern": "("},
+        {"patternProperties": {"[": {}}},
+        {"required": "id"},
+    ],
+)
+def test_a_schema_that_is_itself_wrong_is_refused_before_anything_is_asked(schema: Any):
+    with pytest.raises(ValidationError, match="is not a JSON Schema"):
+        reader(schema=schema)
+
+
+def test_a_pattern_with_back_references_is_given_up_after_a_while():
+    schema = {"properties": {"t": {"pattern": r"^(a+)(a+)(a+)(a+)\1\2\3b$"}}}
+    began = time.process_time()
+    (fault,) = read([{"id": 1, "t": "a" * 5_000}], schema=schema).faults
+    assert "t: a pattern takes too long (rule properties/t/pattern)" in fault.reason
+    assert time.process_time() - began < 2.0
+
+
+def test_no_schema_makes_this_server_fetch_an_address():
+    async def answer(request: web.Request) -> web.Response:
+        return web.json_response({"type": "object"})
+
+    with scripted_upstream(answer) as up, pytest.raises(ValidationError, match="inside the schema"):
+        reader(schema={"$ref": up.url})
+    assert up.seen == []
+
+
+def test_a_schema_may_refer_to_its_own_parts_by_their_names():
+    schema = {
+        "$id": "https://example.org/city",
+        "$ref": "place",
+        "$defs": {"p": {"$id": "place", "required": ["lat"]}},
+    }
+    assert read([{"id": 1, "lat": 2}], schema=schema).records
+    assert read([{"id": 1}], schema=schema).faults

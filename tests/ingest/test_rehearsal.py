@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
@@ -16,7 +17,10 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
+from ingest.fetch.classify import Classifier
+from ingest.fetch.transport import Transport
 from ingest.outcomes import Outcome
+from ingest.plans import prepare_request
 from ingest.rehearsal import (
     PROFILES,
     UPSTREAM,
@@ -30,7 +34,9 @@ from ingest.rehearsal import (
     make_app,
     serve_in_thread,
 )
+from ingest.secrets import Redactor
 from portal.config import BASE_DIR
+from tests.ingest.test_transport import OPEN, configure
 
 
 class Clock:
@@ -311,6 +317,36 @@ async def test_deep_json_and_bytes_that_are_no_text_are_served(visit: Visit) -> 
     async with visit(always(Misbehaviour.UNDECODABLE)) as visitor:
         with pytest.raises(UnicodeDecodeError):
             (await (await visitor.ask()).read()).decode()
+
+
+async def test_good_answers_may_be_packed_dripped_or_elsewhere(visit: Visit) -> None:
+    for does in (Misbehaviour.BROTLI, Misbehaviour.ZSTD, Misbehaviour.DRIP, Misbehaviour.MOVED):
+        async with visit(always(does, wait_seconds=4)) as visitor:
+            before = visitor.clock.now
+            response = await visitor.ask()
+            assert (await response.json())["data"]["id"] == 1
+            assert round(visitor.clock.now - before) == (4 if does is Misbehaviour.DRIP else 0)
+            assert (await visitor.hear_truth())["outcomes"]["delivered"] == 1
+
+
+async def test_every_odd_answer_is_seen_by_the_fetcher_as_truth_tells_it() -> None:
+    with serve_in_thread(profile="hostile", count=40) as url:
+        configuration = configure(url, max_body_bytes=1_000_000)
+        part = configuration.request.model_copy(update={"url": url + "/cities/{id}"})
+        records = configuration.records.model_copy(update={"path": "data"})
+        configuration = configuration.model_copy(update={"request": part, "records": records})
+        classifier = Classifier.of(configuration, redact=Redactor([]))
+        seen: Counter[str] = Counter()
+        async with Transport(
+            part, guard=OPEN, concurrency=4, max_body_bytes=1_000_000
+        ) as transport:
+            for number in range(1, 41):
+                reply = await transport.send(prepare_request(configuration, str(number)))
+                seen[classifier.classify(reply).outcome.value] += 1
+        async with aiohttp.ClientSession() as session, session.get(f"{url}/truth") as answer:
+            truth = await answer.json()
+    assert seen == Counter({name: count for name, count in truth["outcomes"].items() if count})
+    assert truth["outcomes"] == truth["expected_outcomes"]
 
 
 async def test_a_rate_limit_is_a_limit_of_any_sliding_second(visit: Visit) -> None:

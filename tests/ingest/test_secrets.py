@@ -1,18 +1,27 @@
 from __future__ import annotations
 
+import base64
 import json
+import re
+from urllib.parse import quote
 
 import pytest
+from aiohttp import web
 from cryptography.fernet import Fernet
 from django.core.exceptions import ImproperlyConfigured
 
 from ingest import services
 from ingest.configuration import parse_configuration
 from ingest.errors import ConfigurationInvalid
-from ingest.models import Source
+from ingest.fetch.answers import Reply, Verdict
+from ingest.fetch.classify import Classifier
+from ingest.models import Delivery, ErrorLog, Record, Request, Run, RunEvent, Source
+from ingest.outcomes import Outcome, RunState
 from ingest.plans import address_of, prepare_request, redact_url
 from ingest.secrets import Redactor, attach_secrets, detach_secrets, seal, unseal
 from tests.ingest.factories import UserFactory
+from tests.ingest.test_pipeline import drive, good, make_source, start
+from tests.ingest.upstream import scripted_upstream
 
 WITH_SECRETS = {
     "slug": "vault",
@@ -108,3 +117,138 @@ def test_the_address_that_people_see_has_no_secret():
 )
 def test_any_url_is_redacted_before_it_is_shown(url: str, shown: str):
     assert redact_url(url) == shown
+
+
+# ---- in every form, everywhere
+
+
+SECRET = "s3cr3t/key+with=signs"
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        SECRET,
+        quote(SECRET, safe=""),
+        quote(SECRET, safe="").lower(),
+        json.dumps(SECRET),
+        json.dumps(SECRET).replace("/", "\\/"),
+        base64.b64encode(SECRET.encode()).decode(),
+        base64.b64encode(f"user:{SECRET}".encode()).decode(),
+        base64.b64encode(f"me:{SECRET}:x".encode()).decode(),
+        base64.urlsafe_b64encode(f"{SECRET}:".encode()).decode(),
+    ],
+)
+def test_no_form_of_a_secret_is_shown(shown: str):
+    hidden = Redactor([SECRET])(f"before {shown} after")
+    assert "***" in hidden
+    assert hidden.startswith("before ")
+    assert hidden.endswith(" after")
+    assert shown not in hidden
+    assert SECRET[:8] not in hidden
+
+
+def test_the_credentials_of_a_proxy_are_hidden_in_its_header_too():
+    redact = Redactor(["http://joe:pa%2Fs5word@proxy.example.org:3128"])
+    header = "Basic " + base64.b64encode(b"joe:pa/s5word").decode()
+    for text in (header, "pa/s5word", "pa%2Fs5word", "http://joe:pa%2Fs5word@proxy.example.org"):
+        assert "***" in redact(text), text
+        assert "s5word" not in redact(text)
+
+
+def deliver(body: bytes, secrets: list[str], charset: str | None = None) -> Verdict:
+    configuration = parse_configuration(
+        {
+            "slug": "x",
+            "request": {"url": "http://h/{id}"},
+            "plan": {"type": "range", "name": "id", "start": 1, "stop": 1},
+            "records": {"title": "name"},
+        }
+    )
+    reply = Reply(status=200, body=body, charset=charset)
+    return Classifier.of(configuration, redact=Redactor(secrets)).classify(reply)
+
+
+@pytest.mark.parametrize(
+    ("body", "charset"),
+    [
+        (json.dumps([{"id": 1, "name": SECRET, "deep": [{SECRET: [SECRET]}]}]).encode(), None),
+        (json.dumps([{"id": 1, "name": quote(SECRET, safe="")}]).encode(), None),
+        (json.dumps([{"id": 1, "name": SECRET}]).replace("/", "\\/").encode(), None),
+        (json.dumps([{"id": 1, "name": SECRET}]).replace("+", "\\u002B").encode(), None),
+        (json.dumps([{"id": 1, "name": SECRET}]).encode("utf-16"), None),
+        (json.dumps([{"id": 1, "name": SECRET}]).encode("utf-16-le"), "utf-16le"),
+        (json.dumps([{"id": 1, "name": SECRET}]).encode("cp037"), "cp037"),
+        (json.dumps([{"id": 1, "name": base64.b64encode(b"me:" + SECRET.encode()).decode()}])
+         .encode(), None),
+    ],
+)  # fmt: skip
+def test_a_secret_in_a_delivered_record_is_replaced_and_told(body: bytes, charset: str | None):
+    verdict = deliver(body, [SECRET], charset)
+    assert verdict.outcome == Outcome.DELIVERED
+    (record,) = verdict.records
+    stored = f"{record.data} {record.title} {record.body} {record.key}"
+    assert "***" in stored
+    assert not re.search("s3cr3t|czNjcjN0|MzY3Iz", stored)
+    assert verdict.evidence == {
+        "warning": "the upstream sends back a secret of this source; it was replaced by ***",
+        "scrubbed_records": 1,
+    }
+
+
+def test_a_record_without_a_secret_stays_as_it_came():
+    verdict = deliver(b'[{"id": 1, "name": "caf\\u0041", "n": null}]', [SECRET, "demo"])
+    assert (verdict.outcome, verdict.evidence) == (Outcome.DELIVERED, None)
+    assert json.loads(verdict.records[0].data) == {"id": 1, "name": "cafA", "n": None}
+
+
+def test_a_short_secret_does_not_bend_records_that_hold_the_word():
+    verdict = deliver(b'[{"id": 1, "name": "a demo of demos"}]', ["demo"])
+    assert verdict.records[0].title == "a demo of demos"
+    assert Redactor(["demo"])("key demo is wrong") == "key *** is wrong"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_secret_that_the_upstream_echoes_is_nowhere_in_the_database():
+    async def answer(request: web.Request) -> web.Response:
+        said = {"id": request.path[1:], "echo": dict(request.headers), "url": str(request.url)}
+        if request.path == "/2":
+            return web.json_response({"error": said}, status=500, reason=SECRET)
+        if request.path == "/3":
+            return web.Response(status=302, headers={"Location": f"http://{SECRET}.invalid/"})
+        if request.path == "/4":
+            return web.Response(text=f"<html>{said}</html>", content_type="text/html")
+        return web.json_response([said])
+
+    with scripted_upstream(answer) as up:
+        request = {
+            "headers": {"Authorization": "Basic " + base64.b64encode(SECRET.encode()).decode()},
+            "params": {"access_token": SECRET},
+            "api_key": {"in": "header", "name": "X-Api-Key", "secret": SECRET},
+        }
+        retry = {"attempts": 1, "sweeps": 0}
+        run = drive(start(make_source(up.url, stop=6, request=request, retry=retry)))
+    assert run.delivered_count == 3
+    tables = (Request, Record, ErrorLog, Run, RunEvent, Delivery)
+    told = str([list(table.objects.values()) for table in tables])
+    assert "***" in told
+    for form in (SECRET, quote(SECRET, safe=""), base64.b64encode(SECRET.encode()).decode()):
+        assert form not in told
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_encryption_key_may_change_while_a_run_is_under_way(settings):
+    old, new = Fernet.generate_key().decode(), Fernet.generate_key().decode()
+    settings.ENCRYPTION_KEYS = (old,)
+    seen = set()
+
+    async def answer(request: web.Request) -> web.Response:
+        seen.add(request.headers["X-Api-Key"])
+        return good(request)
+
+    with scripted_upstream(answer) as up:
+        key = {"in": "header", "name": "X-Api-Key", "secret": SECRET}
+        run = start(make_source(up.url, stop=5, request={"api_key": key}))
+        settings.ENCRYPTION_KEYS = (new, old)
+        assert drive(run).state == RunState.COMPLETE
+    assert seen == {SECRET}

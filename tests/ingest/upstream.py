@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from aiohttp import web
 
@@ -15,56 +17,65 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass
 class ScriptedUpstream:
-    """`url` serves `answer` for every path; `seen` are the paths with their headers, in order."""
+    """`url` serves `answer` for every path; `seen` are the paths with their headers, in order,
+    `targets` the same paths byte for byte as they came."""
 
     answer: Handler
     url: str = ""
     seen: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    targets: list[str] = field(default_factory=list)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.seen.append((request.path_qs, dict(request.headers)))
+        self.targets.append(request.raw_path)
         return await self.answer(request)
 
 
-async def _end_others() -> None:
+async def end_others() -> None:
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
-    await asyncio.sleep(0)  # transports close in the loop's next round
+    for _ in range(5):  # transports close in the loop's next rounds, those of TLS in several
+        await asyncio.sleep(0)
 
 
 @contextlib.contextmanager
-def _loop_in_thread() -> Iterator[asyncio.AbstractEventLoop]:
+def loop_in_thread() -> Iterator[asyncio.AbstractEventLoop]:
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     try:
         yield loop
     finally:
-        asyncio.run_coroutine_threadsafe(_end_others(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(end_others(), loop).result(10)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(timeout=10)
         loop.close()
 
 
 @contextlib.contextmanager
-def scripted_upstream(answer: Handler) -> Iterator[ScriptedUpstream]:
-    """An upstream on a free loopback port that answers every request with `answer(request)`."""
+def scripted_upstream(
+    answer: Handler, *, tls: ssl.SSLContext | None = None, **server: Any
+) -> Iterator[ScriptedUpstream]:
+    """An upstream on a free loopback port that answers every request with `answer(request)`.
+
+    `server` are options of aiohttp's AppRunner.
+    """
     upstream = ScriptedUpstream(answer)
     app = web.Application()
     app.router.add_route("*", "/{tail:.*}", upstream.handle)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    runner = web.AppRunner(app, shutdown_timeout=0.1, **server)
 
     async def start() -> int:
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
         await site.start()
         return int(runner.addresses[0][1])
 
-    with _loop_in_thread() as loop:
+    with loop_in_thread() as loop:
         port = asyncio.run_coroutine_threadsafe(start(), loop).result(10)
-        upstream.url = f"http://127.0.0.1:{port}"
+        upstream.url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
         try:
             yield upstream
         finally:
@@ -80,7 +91,10 @@ def raw_upstream(
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            # Cancelled: the test is over, and asyncio would tell the log of it.
+            with contextlib.suppress(
+                ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError
+            ):
                 await reader.readuntil(b"\r\n\r\n")
                 await play(reader, writer)
         finally:
@@ -93,7 +107,7 @@ def raw_upstream(
     async def stop() -> None:
         servers[0].close()
 
-    with _loop_in_thread() as loop:
+    with loop_in_thread() as loop:
         port = asyncio.run_coroutine_threadsafe(start(), loop).result(10)
         try:
             yield f"http://127.0.0.1:{port}"
