@@ -9,7 +9,9 @@ from email.utils import parsedate_to_datetime
 
 # On other answers Retry-After means something else (RFC 9110 §10.2.3: 3xx) or nothing.
 DELAYING_STATUS = frozenset({429, 503})
-_DELTA_SECONDS = re.compile(r"^[0-9]{1,12}$")
+_DELTA_SECONDS = re.compile(r"^[0-9]+$")
+# Any number of digits is a valid delay; one beyond this is as good as never.
+LONGEST_SECONDS = 1e12
 
 
 def read_retry_after(value: str | None, *, now: datetime) -> float | None:
@@ -21,7 +23,7 @@ def read_retry_after(value: str | None, *, now: datetime) -> float | None:
         return None
     text = value.strip()
     if _DELTA_SECONDS.match(text):
-        return float(text)
+        return min(float(text), LONGEST_SECONDS)
     try:
         moment = parsedate_to_datetime(text)
     except (ValueError, TypeError, OverflowError):

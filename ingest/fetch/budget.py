@@ -1,129 +1,241 @@
 """The send budget of an upstream: one per scheme://host:port, shared by all workers through Redis.
 
-A Lua script hands out send slots in order of time, spaced for the smallest limit among the runs
-that are at the host. Slots lie 3 % further apart than the limit asks, and one that could not be
-used within TOLERANCE_SECONDS is given up: so no second at the server holds more sends than the
-limit, even when an event loop was held up.
+A Lua script (budget.lua, which tells the rules) hands out send slots in order of time, so that no
+span at the server holds more sends than the limits of the runs at the host allow. Limits are leased
+with a reserve, and a slot that could not be used within TOLERANCE_SECONDS is given up: late sends
+fit into the reserve, even when an event loop was held up.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
 from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
 
 import redis.asyncio as redis
+from redis import Redis as SyncRedis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-SPACING_RESERVE = 0.97
-# (1 + 0.025) × 0.97 < 1: late sends still fit into the reserve.
+from ingest.configuration import LimitsPart
+from ingest.fetch.pace import Control, Pace
+
+# A limit per second is leased as if the second were this much longer, a longer span likewise, but
+# not by more than a network ever delays a request.
+RESERVE_SHARE = 0.06
+MAX_RESERVE_SECONDS = 0.5
 TOLERANCE_SECONDS = 0.025
-# A block of slots is leased at once; a tenth of a second is short enough to be shared fairly.
-BLOCK_SECONDS = 0.1
-# How often a run without a limit looks whether another one limits the host.
-LOOK_SECONDS = 1.0
-UNLIMITED = 1e6
+# A slot farther away than this holds no worker: the run is parked until then.
+PARK_SECONDS = 3.0
+# How often a run without a limit tells of itself, and hears of limits of others.
+LOOK_SECONDS = 0.25
 # How often a long wait looks up whether it is still wanted.
 NAP_SECONDS = 0.2
+# How long the limits of a run count after it was last heard of; a living one is heard of all the
+# time, and whoever touches the host's book tells of the others.
+KEPT_SECONDS = 120
+# The book is told before sending that the host is in use, for so long and again well before then.
+BOOKED_SECONDS, REBOOK_SECONDS = 30.0, 15.0
+# Over how many sends of ours those of the host are counted, at least.
+CROWD_SENDS = 10
 
-# KEYS: next free slot in µs; limits by member ("rate expiry")
-# ARGV: member, its rate (per second), reserve, seconds of a block
-# → µs until the first slot, spacing in µs, number of slots
-_LEASE = """
-local time = redis.call('TIME')
-local now = time[1] * 1000000 + time[2]
-local rate = tonumber(ARGV[2])
-local entries = redis.call('HGETALL', KEYS[2])
-for index = 1, #entries, 2 do
-    local other, expiry = string.match(entries[index + 1], '(%S+) (%S+)')
-    if tonumber(expiry) < tonumber(time[1]) then
-        redis.call('HDEL', KEYS[2], entries[index])
-    elseif entries[index] ~= ARGV[1] and tonumber(other) < rate then
-        rate = tonumber(other)
-    end
-end
-local spacing = math.ceil(1000000 / (rate * tonumber(ARGV[3])))
-local slots = math.max(1, math.floor(rate * tonumber(ARGV[4])))
-local free = tonumber(redis.call('GET', KEYS[1]) or '0')
-if free < now then free = now end
-local after = free + spacing * slots
-redis.call('SET', KEYS[1], string.format('%.0f', after), 'PX',
-           math.ceil((after - now) / 1000) + 60000)
--- A member counts until after its last slot: a slow one asks seldom, and is at the host all along.
-local expiry = math.ceil(after / 1000000) + 10
-redis.call('HSET', KEYS[2], ARGV[1], ARGV[2] .. ' ' .. string.format('%.0f', expiry))
-redis.call('EXPIREAT', KEYS[2], string.format('%.0f', expiry + 60))
-return {string.format('%.0f', free - now), spacing, slots}
-"""
+_SCRIPT = Path(__file__).with_name("budget.lua").read_text()
+
+
+class Book(Protocol):
+    """What is known of a host even when Redis forgets: `ingest.hosts.HostBook`, off the loop."""
+
+    async def touch(self, until: float) -> tuple[float, dict[str, LimitsPart]]:
+        """Notes that the host may be in use until then (epoch seconds).
+
+        Gives what was noted before, and the limits of the active runs there.
+        """
+
+    async def used_until(self) -> float:
+        """Until when the host may have been in use (epoch seconds)."""
+
+    async def allot(self, per: str, limit: int) -> int:
+        """Some sends of the present period's quota; 0 once it is used up."""
+
+    def periods(self, now: float) -> dict[str, tuple[str, float, float]]:
+        """The present periods by name: (id, begin, end)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """The next slot is too far away to wait for: `until` (epoch seconds), because of `reason`."""
+
+    until: float
+    reason: str
+    quota: tuple[int, str] | None = None
+
+
+@dataclass(slots=True)
+class _News:
+    """What the next call tells Redis; kept until one has succeeded."""
+
+    sent: int = 0
+    unused: dict[str, int] = field(default_factory=dict)
+    allotted: dict[str, int] = field(default_factory=dict)
+
+
+def describe_limits(limits: LimitsPart) -> str:
+    """The limits as budget.lua reads them, reserve included; "{}" where there are none."""
+    rules: dict[str, Any] = {}
+    if limits.per_second is not None:
+        rules["every"] = _microseconds((1 + RESERVE_SHARE) / limits.per_second)
+    if limits.window:
+        rules["window"] = [limits.window.requests, _microseconds(_stretch(limits.window.seconds))]
+    if limits.batch:
+        rules["batch"] = [
+            limits.batch.requests,
+            _microseconds(_stretch(limits.batch.pause_seconds)),
+        ]
+    if limits.quota:
+        rules["quota"] = [limits.quota.requests, limits.quota.per]
+    return json.dumps(rules)
+
+
+def _stretch(seconds: float) -> float:
+    return seconds + min(MAX_RESERVE_SECONDS, seconds * RESERVE_SHARE)
+
+
+def _microseconds(seconds: float) -> int:
+    return round(seconds * 1_000_000)
 
 
 class Budget:
-    """Waits for the next send slot. `rate` None: no limit but those of other runs at the host.
+    """Waits for the next send slot of a run at its host.
 
     `is_closed`: the slice is over, and what is queued must not go out. `is_shut`: nothing at all
-    may go out any more, not even what waits for its slot already.
+    may go out any more, not even what waits for its slot already. `parked` is set, and the budget
+    closed, when the next slot is far away. What the run's slices learn of the rate (`pace`) and
+    delays that the host has asked for travel with the leases. Without a `book`, as in tests, Redis
+    is all that is known.
     """
 
-    def __init__(self, *, redis_url: str, origin: str, member: str, rate: float | None) -> None:
-        self.rate = rate
+    def __init__(
+        self,
+        *,
+        redis_url: str,
+        origin: str,
+        member: str,
+        limits: LimitsPart,
+        book: Book | None = None,
+        pace: Pace | None = None,
+    ) -> None:
         self.is_closed = self.is_shut = False
+        self.parked: Parked | None = None
+        self._pace = pace or Pace(configured=limits.per_second)
+        self._limits = limits
+        self._rules = describe_limits(limits)
+        self._learned = self._pace.learned
         self._redis_url = redis_url
-        self._keys = [f"budget:{origin}", f"budget:{origin}:limits"]
+        self._keys = keys_of(origin)
         self._member = member
+        self._book = book
         self._slots: deque[float] = deque()
         self._lock = asyncio.Lock()
+        self._looking = asyncio.Lock()
         self._client: redis.Redis | None = None
-        self._has_limited_neighbour = False
+        self._is_limited_by_others = False
         self._looked_at = float("-inf")
+        self._booked_until = float("-inf")
+        self._news = _News()
+        self._others: dict[str, str] = {}
+        self._charged: list[str] = []
+        # (all slots of the host, our own) as of some answers
+        self._counts: deque[tuple[int, int]] = deque(maxlen=40)
+        self._own = 0
 
-    def limit_to(self, rate: float | None) -> None:
-        """A new limit in sends per second; leased slots of the old one are given up."""
-        if rate != self.rate:
-            self.rate = rate
+    def heed_pace(self) -> None:
+        """The learned limit may have changed: leased slots of the old one are given up then."""
+        if self._pace.learned != self._learned:
+            self._learned = self._pace.learned
+            self._return_slots(len(self._slots))
             self._slots.clear()
+
+    @property
+    def _is_open(self) -> bool:
+        return self._rules == "{}" and self._learned is None
+
+    def _is_free(self) -> bool:
+        return self._is_open and not self._is_limited_by_others
+
+    # ---- slots
+
+    @property
+    def has_limits(self) -> bool:
+        """Whether its run is limited by configuration."""
+        return self._rules != "{}"
+
+    @property
+    def patience_seconds(self) -> float:
+        """How long after its slot a send may leave at the latest, as far as the reserve bears."""
+        if self._is_free():
+            return float("inf")
+        limits, spans = self._limits, []
+        if limits.window:
+            spans.append(limits.window.seconds)
+        if limits.batch:
+            spans.append(limits.batch.pause_seconds)
+        reserves = [(_stretch(span) - span) / 2 for span in spans]
+        rates = [rate for rate in (limits.per_second, self._learned) if rate is not None]
+        if rates or not reserves:
+            slowest = min(rates, default=1.0)
+            reserves.append(TOLERANCE_SECONDS * max(1.0, 1 / slowest))
+        return min(reserves)
 
     async def wait_for_slot(self, *, is_under_way: bool = False) -> bool:
         """Returns when the next send may leave; False when the slice ends first.
 
         Raises redis.RedisError where Redis is away. A slot that was begun to be waited for is used:
         below a send per slice nothing would ever be sent otherwise. `is_under_way`: a redirect is
-        followed, which the end of the slice does not cut short.
+        followed, which the end of the slice does not cut short, nor a slot that is far away.
         """
-        await self._look_for_neighbours()
+        await self._look()
         if self._is_free():
-            return not (self.is_shut if is_under_way else self.is_closed)
+            may_leave = not (self.is_shut if is_under_way else self.is_closed)
+            self._news.sent += may_leave
+            return may_leave
         # One sender at a time waits, so that no slot is taken long before it is used.
         async with self._lock:
             if self.is_closed and not is_under_way:
                 return False
             loop = asyncio.get_running_loop()
             while not self._is_free() and not self.is_shut:
-                if not self._slots:
-                    await self._lease(self.rate)
-                elif (leave_at := self._slots.popleft()) > loop.time() - TOLERANCE_SECONDS:
-                    await self._sleep_until(leave_at)
-                    break
+                if self._slots:
+                    leave_at = self._slots.popleft()
+                    if leave_at > loop.time() - TOLERANCE_SECONDS:
+                        await self._sleep_until(leave_at)
+                        break
+                    self._return_slots(1)
+                elif (parked := await self._lease(PARK_SECONDS)) is not None:
+                    if not is_under_way or parked.quota:
+                        self.parked = self.parked or parked
+                        self.is_closed = True
+                        return False
+                    await self._sleep_until(loop.time() + min(1.0, parked.until - time.time()))
             return not self.is_shut
 
-    def _is_free(self) -> bool:
-        return self.rate is None and not self._has_limited_neighbour
-
-    async def _look_for_neighbours(self) -> None:
-        """Whether another run limits the host; asked by one without a limit of its own."""
+    async def _look(self) -> None:
+        """Tells of itself and hears of the limits of others; for a run without one of its own."""
         now = asyncio.get_running_loop().time()
-        if self.rate is not None or now - self._looked_at < LOOK_SECONDS:
+        if not self._is_open or now - self._looked_at < LOOK_SECONDS:
             return
-        self._looked_at = now
-        # Without Redis there is nobody who could know of a limit.
-        with contextlib.suppress(redis.RedisError):
-            entries = await self._connect().hgetall(self._keys[1])
-            entries.pop(self._member.encode(), None)
-            limits = [value.split() for value in entries.values()]
-            self._has_limited_neighbour = any(
-                float(rate) < UNLIMITED and float(expiry) > time.time() for rate, expiry in limits
-            )
+        async with self._looking:
+            if now < self._looked_at:
+                return
+            self._looked_at = asyncio.get_running_loop().time()
+            # Without Redis there is nobody who could know of a limit.
+            with contextlib.suppress(redis.RedisError):
+                self._is_limited_by_others = bool((await self._call(want=0))["is_limited"])
 
     async def _sleep_until(self, moment: float) -> None:
         loop = asyncio.get_running_loop()
@@ -133,34 +245,176 @@ class Budget:
     def shut(self) -> None:
         self.is_closed = self.is_shut = True
 
+    async def _lease(self, patience_seconds: float) -> Parked | None:
+        """Leases the next slots, having waited for them; or tells how far away they are."""
+        learned = self._learned
+        answer = await self._call(want=1)
+        loop = asyncio.get_running_loop()
+        if learned != self._learned:
+            # The limit changed meanwhile: these slots are not spaced for it.
+            self._return_slots(len(answer.get("slots", ())))
+            return None
+        if slots := answer.get("slots"):
+            # Counted from the answer: a slot may be late by the way back, never early.
+            self._slots.extend(loop.time() + slot / 1_000_000 for slot in slots)
+            self._own += len(slots)
+            self._note_counts(answer["granted"])
+            return None
+        if not answer["is_limited"]:
+            return None  # any more: a learned limit was taken back, or another run is over
+        if per := answer.get("allot"):
+            return await self._allot(per, int(answer["limit"]))
+        wait = answer["wait"] / 1_000_000
+        if wait > patience_seconds:
+            return Parked(time.time() + wait, answer["reason"])
+        # Slots are leased from a second before on.
+        await self._sleep_until(loop.time() + max(wait - 0.5, 0.01))
+        return None
+
+    async def _allot(self, per: str, limit: int) -> Parked | None:
+        period, _, ends_at = self._periods()[per]
+        sends = await self._book.allot(per, limit) if self._book else limit
+        if sends:
+            self._news.allotted[period] = self._news.allotted.get(period, 0) + sends
+            return None
+        return Parked(ends_at, "quota", quota=(limit, per))
+
+    def _periods(self) -> dict[str, tuple[str, float, float]]:
+        if self._book is None:
+            return {per: (per, 0.0, 1e10) for per in ("hour", "day", "month")}
+        return self._book.periods(time.time())
+
+    def _note_counts(self, granted: int) -> None:
+        self._counts.append((granted, self._own))
+        host, own = (
+            last - first for first, last in zip(self._counts[0], self._counts[-1], strict=True)
+        )
+        if own >= CROWD_SENDS:
+            self._pace.crowd = max(1.0, host / own)
+
+    def _return_slots(self, count: int) -> None:
+        """Slots that nobody has used do not count for the quota; their time has passed."""
+        for period in self._charged if count else ():
+            self._news.unused[period] = self._news.unused.get(period, 0) + count
+
+    # ---- Redis
+
+    async def _call(self, *, want: int) -> dict[str, Any]:
+        used_until = await self._touch_book() if want else None
+        answer = await self._ask(want)
+        if answer.get("is_unknown"):
+            if used_until is None:
+                self._booked_until = float("-inf")
+                used_until = await self._touch_book() or 0.0
+            answer = await self._ask(want, used_until=used_until)
+        # Told once: a run that is over since must not come back from here.
+        self._others = {}
+        self._is_limited_by_others = bool(answer["is_limited"])
+        if answer.get("pace"):
+            self._pace.adopt(Control.of(json.loads(answer["pace"])))
+            self.heed_pace()
+        if answer["held"]:
+            self._pace.hold_until(time.time() + answer["held"] / 1_000_000)
+        return answer
+
+    async def _touch_book(self) -> float | None:
+        """Until when the host was noted to be in use, where that was looked up just now."""
+        now = time.time()
+        if self._book is None or self._booked_until - now >= REBOOK_SECONDS:
+            return None
+        used_until, runs = await self._book.touch(now + BOOKED_SECONDS)
+        self._booked_until = now + BOOKED_SECONDS
+        self._others = {member: describe_limits(limits) for member, limits in runs.items()}
+        return used_until
+
+    async def _ask(self, want: int, **more: Any) -> dict[str, Any]:
+        self._connect()
+        news, self._news = self._news, _News()
+        periods = self._periods()
+        ask: dict[str, Any] = {
+            "member": self._member,
+            "limits": {**self._others, self._member: self._rules},
+            "kept": KEPT_SECONDS,
+            "want": want,
+            "sent": news.sent,
+            "periods": {
+                per: {"id": name, "from": _microseconds(begin), "to": _microseconds(end)}
+                for per, (name, begin, end) in periods.items()
+            },
+            "unused": news.unused,
+            "allotted": news.allotted,
+        }
+        ask |= self._describe_pace()
+        if "used_until" in more:
+            ask["used_until"] = _microseconds(more["used_until"])
+        try:
+            answer: dict[str, Any] = json.loads(
+                await self._script(keys=self._keys, args=[json.dumps(ask)])
+            )
+        except redis.RedisError:
+            # It may have been told all the same. Twice told, a block of a quota would be sent
+            # twice; not told, it is lost, which is the safe side.
+            self._news.sent += news.sent
+            raise
+        if answer.get("is_unknown"):
+            self._return_news(news)
+        else:
+            self._own += news.sent
+            # What is not used of the next slots goes back to these periods.
+            self._charged = [name for name, _, _ in periods.values()]
+            if news.sent:
+                self._note_counts(answer["granted"])
+        return answer
+
+    def _return_news(self, news: _News) -> None:
+        """Was not told after all; what was unused is gone with the data that it was taken from."""
+        self._news.sent += news.sent
+        for period, sends in news.allotted.items():
+            self._news.allotted[period] = self._news.allotted.get(period, 0) + sends
+
+    def _describe_pace(self) -> dict[str, Any]:
+        control = self._pace.control
+        learned = describe_limits(LimitsPart(per_second=self._learned)) if self._learned else False
+        told = {"pace": json.dumps(control.as_json()), "pace_at": control.at, "learned": learned}
+        if (held_for := control.held_until - time.time()) > 0:
+            told["held_for"] = _microseconds(held_for)
+        return told
+
     def _connect(self) -> redis.Redis:
         if self._client is None:
-            # Once more at once, for a connection that has died; whoever waits longer is the scan.
+            # A call is not repeated: it may have been heard. Who waits longer is the scan.
             self._client = redis.Redis.from_url(
                 self._redis_url,
                 socket_timeout=5,
                 socket_connect_timeout=1,
-                retry=Retry(NoBackoff(), retries=1),
+                retry=Retry(NoBackoff(), retries=0),
             )
-            self._script = self._client.register_script(_LEASE)
+            self._script: Callable[..., Awaitable[Any]] = self._client.register_script(_SCRIPT)
         return self._client
 
-    async def _lease(self, rate: float | None) -> None:
-        self._connect()
-        wait, spacing, slots = await self._script(
-            keys=self._keys,
-            args=[self._member, repr(rate or UNLIMITED), SPACING_RESERVE, BLOCK_SECONDS],
-        )
-        if rate != self.rate:
-            return  # the limit changed meanwhile: these slots are not spaced for it
-        # Counted from the answer: a slot may be late by the way back, never early.
-        first = asyncio.get_running_loop().time() + int(wait) / 1_000_000
-        gap = int(spacing) / 1_000_000
-        self._slots.extend(first + index * gap for index in range(int(slots)))
-
     async def close(self) -> None:
-        """Takes the limit off the host, as far as it came from here."""
-        if self._client is not None:
-            with contextlib.suppress(redis.RedisError):
+        """Gives back what was leased and not used. The limits stay: the run may still be active."""
+        if self._client is None:
+            return
+        self._return_slots(len(self._slots))
+        with contextlib.suppress(redis.RedisError):
+            await self._ask(0)
+            if self._rules == "{}":
                 await self._client.hdel(self._keys[1], self._member)
-            await self._client.aclose()
+        await self._client.aclose()
+
+
+def forget_member(*, redis_url: str, origin: str, member: str) -> None:
+    """Takes the limits of a run that is over off its host. Without Redis they run out."""
+    state, limits, _ = keys_of(origin)
+    with (
+        contextlib.suppress(redis.RedisError),
+        SyncRedis.from_url(redis_url, socket_timeout=5, socket_connect_timeout=1) as client,
+    ):
+        client.hdel(limits, member, f"{member} learned")
+        client.hdel(state, f"pace {member}", f"pace at {member}")
+
+
+def keys_of(origin: str) -> list[str]:
+    """State, limits and log of a host; the braces keep them together on a Redis Cluster."""
+    return [f"budget:{{{origin}}}{part}" for part in ("", ":limits", ":log")]

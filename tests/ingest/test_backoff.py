@@ -29,7 +29,14 @@ NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
         ("1e3", None),
         ("٣", None),
         ("Sun, 99 Mar 2026 12:00:30 GMT", None),
-        ("9" * 400, None),
+        ("9" * 400, 1e12),
+        ("Sun Mar  1 12:00:30 2026", 30.0),
+        ("Sun, 01 Mar 2026 12:00:30 -0000", 30.0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 251629934399.0),
+        ("Sunday, 01-Mar-94 12:00:30 GMT", None),
+        ("2026-03-01T12:00:30Z", None),
+        ("30, 30", None),
+        ("+30", None),
     ],
 )
 def test_retry_after_is_read_in_both_forms_and_otherwise_absent(

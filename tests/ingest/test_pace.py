@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import random
 from collections import deque
 from collections.abc import Callable
 
-from ingest.fetch.pace import Pace
+import pytest
+
+from ingest.fetch.pace import Control, Pace
+from tests.live.limited import Limit, LimitedServer
 
 LATENCY = 0.02
 TOP_RATE = 500  # of a client without a limit
@@ -36,41 +41,103 @@ def simulate(
             next_send = now + 0.01
             continue
         on_the_way.append((now, now + LATENCY, refuses(now)))
-        next_send = now + 1 / (pace.limit * 0.97 if pace.limit else TOP_RATE)
+        next_send = now + 1 / (pace.limit / 1.06 if pace.limit else TOP_RATE)
     return answers
 
 
-class SlidingLimit:
-    """An upstream that lets `limit` requests pass in any second, and counts only those."""
-
-    def __init__(self, limit: int, *, wait: float = 0.0) -> None:
-        self.limit = limit
-        self.wait = wait
-        self.passed: deque[float] = deque()
-
-    def __call__(self, now: float) -> float | None:
-        while self.passed and self.passed[0] <= now - 1:
-            self.passed.popleft()
-        if len(self.passed) >= self.limit:
-            return self.wait
-        self.passed.append(now)
-        return None
+def upstream_of(limit: Limit) -> Callable[[float], float | None]:
+    """An upstream that refuses beyond `limit`; it names no delay."""
+    server = LimitedServer(limit)
+    return lambda now: None if server.find_wait(now) is None else 0
 
 
-def test_a_hidden_limit_is_found_and_used():
-    pace = Pace(configured=None)
-    answers = simulate(pace, SlidingLimit(20), seconds=150)
-    steady = [refused for at, refused in answers if at > 1030]
+def measure(pace: Pace, limit: Limit, *, warm_up: float, seconds: float) -> tuple[float, float]:
+    """(share of the limit that was used, share of refusals) after a warm-up."""
+    answers = simulate(pace, upstream_of(limit), seconds=warm_up + seconds)
+    steady = [refused for at, refused in answers if at > 1000 + warm_up]
     passed = steady.count(False)
-    assert passed >= 0.85 * 20 * 120
-    assert steady.count(True) <= 0.01 * len(steady)
+    return passed / seconds / (limit.requests / limit.seconds), steady.count(True) / len(steady)
+
+
+@pytest.mark.parametrize("configured", [None, 50.0])
+@pytest.mark.parametrize(
+    "limit",
+    [
+        Limit("sliding", 20),
+        Limit("strict", 20),
+        Limit("fixed", 20),
+        Limit("bucket", 20, burst=5),
+        Limit("bucket", 20, burst=100),
+        Limit("sliding", 3),
+    ],
+    ids=lambda limit: f"{limit.kind} {limit.requests} {limit.burst}",
+)
+def test_a_hidden_limit_is_found_and_used(limit: Limit, configured: float | None):
+    used, refused = measure(Pace(configured=configured), limit, warm_up=30, seconds=120)
+    assert used >= 0.85
+    assert refused <= 0.015
+
+
+@pytest.mark.parametrize("kind", ["sliding", "fixed", "bucket"])
+def test_a_hidden_limit_per_minute_is_found_too(kind: str):
+    limit = Limit(kind, 600, seconds=60, burst=600)
+    used, refused = measure(Pace(configured=50), limit, warm_up=180, seconds=600)
+    assert used >= 0.8
+    assert refused <= 0.015
+
+
+def test_slices_share_what_one_has_learned_and_the_newest_counts():
+    one, other = Pace(configured=100), Pace(configured=100)
+    simulate(one, upstream_of(Limit("sliding", 20)), seconds=30)
+    assert one.rate is not None
+    told = json.loads(json.dumps(one.control.as_json()))
+    other.adopt(Control.of(told))
+    assert other.rate == one.rate
+    other.adopt(Control(at=told["at"] - 1, rate=99.0))
+    assert other.rate == one.rate
+
+
+def test_a_short_trouble_does_not_slow_down_for_long():
+    """A server that stalls refuses what piles up; the rate that was borne before is soon back."""
+    refuses = upstream_of(Limit("sliding", 20))
+    pace = Pace(configured=None)
+    simulate(pace, refuses, seconds=200)
+    borne = pace.rate
+    assert borne is not None
+    number = itertools.count()
+    simulate(pace, lambda now: 0 if next(number) % 3 else None, seconds=1.3, start=1200)
+    assert pace.rate is not None
+    assert pace.rate < 0.7 * borne
+    simulate(pace, refuses, seconds=20, start=1201.5)
+    assert pace.rate >= 0.9 * borne
+
+
+def test_what_passed_is_that_of_all_who_are_at_the_host():
+    """Half of the sends are somebody else's; the limit that is learned is the host's."""
+    alone, crowded = Pace(configured=None), Pace(configured=None)
+    crowded.crowd = 2.0
+    for pace in (alone, crowded):
+        for number in range(30):
+            at = 1000 + number * 0.001
+            pace.note(sent_at=at, now=at, is_refused=number >= 10, named_wait=None, cap=60)
+        pace.note(sent_at=1001.1, now=1001.1, is_refused=False, named_wait=None, cap=60)
+    assert alone.rate is not None
+    assert alone.rate == pytest.approx(10, rel=0.01)
+    assert crowded.rate == pytest.approx(2 * alone.rate)
+
+
+def test_while_everything_is_refused_single_probes_go_out_ever_more_seldom():
+    pace = Pace(configured=50)
+    answers = simulate(pace, lambda now: 0, seconds=60)
+    assert pace.limit == 1.0
+    assert len(answers) <= 25
 
 
 def test_refusals_that_are_not_about_the_rate_do_not_slow_it_down():
     source = random.Random(1)
     pace = Pace(configured=100)
     answers = simulate(pace, lambda now: 0 if source.random() < 0.06 else None, seconds=60)
-    assert len(answers) >= 0.95 * 0.97 * 100 * 60
+    assert len(answers) >= 0.94 / 1.06 * 100 * 60
     assert pace.rate is None
 
 
@@ -93,13 +160,11 @@ def test_the_rate_never_falls_below_one_a_second_and_at_most_once_a_second():
 
 
 def test_a_limit_that_is_lifted_is_used_again():
-    upstream = SlidingLimit(20)
     pace = Pace(configured=60)
-    simulate(pace, upstream, seconds=30)
+    simulate(pace, upstream_of(Limit("sliding", 20)), seconds=30)
     assert pace.limit is not None
     assert pace.limit < 25
-    upstream.limit = 1000
-    simulate(pace, upstream, seconds=400, start=1040.0)
+    simulate(pace, lambda now: None, seconds=400, start=1040.0)
     assert pace.limit == 60
 
 
