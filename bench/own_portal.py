@@ -172,12 +172,13 @@ class MemoryWatch:
         while not self._stopped.wait(0.1):
             for child in psutil.Process(self._worker.pid).children(recursive=True):
                 with contextlib.suppress(OSError):
-                    sizes = _read_status(child.pid)
+                    sizes = read_memory(child.pid)
                     self.peak = max(self.peak, sizes["VmHWM"])
                     self.private_peak = max(self.private_peak, sizes["RssAnon"])
 
 
-def _read_status(pid: int) -> dict[str, float]:
+def read_memory(pid: int) -> dict[str, float]:
+    """The figures of a process that the system keeps in kB (Linux), in MiB."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     fields = (line.split() for line in lines if line.endswith(" kB"))
     return {name.rstrip(":"): int(size) / 1024 for name, size, _ in fields}

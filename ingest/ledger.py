@@ -7,10 +7,10 @@ over can write nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
-from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from django.conf import settings
 from django.db import transaction
@@ -25,32 +25,28 @@ from ingest.fetch.backoff import DELAYING_STATUS, read_retry_after
 from ingest.models import ErrorLog, Request, Run, Slice
 from ingest.outcomes import FINAL_STATES, Outcome
 
-_PLANNED = (
-    "run_id", "position", "key", "role", "outcome", "attempts", "pass_attempts", "backoff_step",
-    "record_count", "error", "due_at",
+T = TypeVar("T")
+
+_ERROR = (
+    "error_type", "outcome", "status_code", "message", "url", "request_id", "attempt",
+    "occurred_at",
 )  # fmt: skip
 _ANSWERED = (
     "outcome", "attempts", "pass_attempts", "backoff_step", "status_code", "latency_ms",
-    "record_count", "error", "evidence", "finished_at", "due_at", "slice_id",
+    "record_count", "error", "evidence", "finished_at", "due_at",
 )  # fmt: skip
-_PLAN_ROWS = 5_000
 # Beyond any deadline.
 LONGEST_DELAY_SECONDS = 10 * 365 * 86_400
 
 
 def plan_rows(run: Run, configuration: SourceConfiguration) -> None:
     """Writes a ledger row per planned request, all due at once. Call it inside a transaction."""
-    now = timezone.now()
-    keys = enumerate(configuration.plan.keys())
-    while chunk := list(islice(keys, _PLAN_ROWS)):
-        bulk.insert_rows(
-            Request,
-            _PLANNED,
-            (
-                (run.pk, position, key, "", Outcome.PLANNED.value, 0, 0, 0, 0, "", now)
-                for position, key in chunk
-            ),
-        )
+    bulk.insert_rows(
+        Request,
+        ("position", "key"),
+        enumerate(configuration.plan.keys()),
+        shared={"run_id": run.pk, "due_at": timezone.now()},
+    )
 
 
 def lock_run(run_id: int) -> None:
@@ -102,16 +98,29 @@ def _expiry(now: datetime) -> datetime:
     return now + timedelta(seconds=settings.LEASE_SECONDS)
 
 
-def claim_requests(held: Slice, *, limit: int) -> list[Request]:
+class Claim(NamedTuple):
+    """A row that a slice holds: what sending it takes of a Request."""
+
+    pk: int
+    run_id: int
+    position: int
+    key: str
+    attempts: int
+    pass_attempts: int
+    backoff_step: int
+
+
+def claim_requests(held: Slice, *, limit: int) -> list[Claim]:
     """Up to `limit` due rows, now held by this slice. Raises LeaseLost."""
     with transaction.atomic():
         renew_slice(held)
-        due = list(
+        rows = (
             Request.objects.select_for_update(skip_locked=True, of=("self",))
             .filter(run_id=held.run_id, due_at__lte=timezone.now(), slice=None)
-            .order_by("due_at", "position")[:limit]
+            .order_by("due_at", "position")
         )
-        Request.objects.filter(pk__in=[row.pk for row in due]).update(slice=held.pk)
+        due = [Claim(*row) for row in rows.values_list(*Claim._fields)[:limit]]
+        bulk.update_rows(Request, (), ((row.pk,) for row in due), shared={"slice_id": held.pk})
     return due
 
 
@@ -123,28 +132,44 @@ def next_due_at(run_id: int) -> datetime | None:
     return earliest
 
 
-def flush_answers(held: Slice, answers: Sequence[Answer], *, source_id: int) -> None:
+def _say_nothing() -> Any:
+    return None
+
+
+def flush_answers(
+    held: Slice, answers: Sequence[Answer], *, source_id: int, share: Callable[[], T] = _say_nothing
+) -> T:
     """Writes classified answers: ledger, deliveries, records, errors and roll-ups, all or nothing.
 
-    Every part is an idempotent upsert. Raises LeaseLost, having written nothing, where the rows
-    were taken over by another slice.
+    Every part is an idempotent upsert. `share` is called in the same transaction, the run being
+    locked; gives its result. Raises LeaseLost, having written nothing, where the rows were taken
+    over by another slice.
     """
     chunk_rows = settings.FLUSH_CHUNK_ROWS
     now = timezone.now()
     # Built before the transaction: SQLite has one writer, and this is half of the work.
-    frame = records.join_frames(
-        [records.frame_of(part) for part in _parts(answers, max(1, chunk_rows // 5))]
-    )
-    failures = [_error(answer, source_id) for answer in answers if _is_failure(answer)]
+    frame = records.join_frames([records.frame_of(part) for part in _parts(answers, chunk_rows)])
+    failures = [_error(answer) for answer in answers if _is_failure(answer)]
     again = [answer.request_id for answer in answers if answer.attempts > 1]
     with transaction.atomic():
         # Also makes the counts right: of two slices that bring the same new key, one adds it.
         lock_run(held.run_id)
         renew_slice(held)
-        bulk.update_rows(Request, _ANSWERED, map(_row, answers))
-        records.replace_deliveries(frame, answered_before=again, chunk_rows=chunk_rows)
+        bulk.update_rows(
+            Request, _ANSWERED, map(_row, answers), shared={"slice_id": None}, chunk_rows=chunk_rows
+        )
+        records.replace_deliveries(
+            frame, run_id=held.run_id, answered_before=again, chunk_rows=chunk_rows
+        )
         counts = records.upsert_records(frame, source_id=source_id, now=now, chunk_rows=chunk_rows)
-        ErrorLog.objects.bulk_create(failures, batch_size=chunk_rows, ignore_conflicts=True)
+        bulk.insert_rows(
+            ErrorLog,
+            _ERROR,
+            failures,
+            shared={"source_id": source_id, "run_id": held.run_id},
+            chunk_rows=chunk_rows,
+            ignore_conflicts=True,
+        )
         rollups.add_to_buckets(answers, source_id=source_id)
         Run.objects.filter(pk=held.run_id).update(
             records_new=F("records_new") + counts.new,
@@ -152,6 +177,7 @@ def flush_answers(held: Slice, answers: Sequence[Answer], *, source_id: int) -> 
             records_unchanged=F("records_unchanged") + counts.unchanged,
             failures_in_a_row=0,
         )
+        return share()
 
 
 def _parts(answers: Sequence[Answer], size: int) -> Iterator[Sequence[Answer]]:
@@ -170,10 +196,9 @@ def _row(answer: Answer) -> tuple[Any, ...]:
         answer.latency_ms,
         len(verdict.records),
         verdict.error[:64],
-        verdict.evidence,
+        None if verdict.evidence is None else json.dumps(verdict.evidence),
         answer.answered_at,
         answer.due_at,
-        None,
         answer.request_id,
     )
 
@@ -182,19 +207,18 @@ def _is_failure(answer: Answer) -> bool:
     return answer.verdict.outcome != Outcome.DELIVERED
 
 
-def _error(answer: Answer, source_id: int) -> ErrorLog:
+def _error(answer: Answer) -> tuple[Any, ...]:
+    """The values of `_ERROR`."""
     verdict = answer.verdict
-    return ErrorLog(
-        error_type=verdict.error_type,
-        outcome=verdict.outcome,
-        status_code=answer.status_code,
-        message=str((verdict.evidence or {}).get("reason", verdict.error)),
-        url=answer.url,
-        source_id=source_id,
-        run_id=answer.run_id,
-        request_id=answer.request_id,
-        attempt=answer.attempts,
-        occurred_at=answer.answered_at,
+    return (
+        verdict.error_type,
+        verdict.outcome.value,
+        answer.status_code,
+        str((verdict.evidence or {}).get("reason", verdict.error)),
+        answer.url,
+        answer.request_id,
+        answer.attempts,
+        answer.answered_at,
     )
 
 

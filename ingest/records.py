@@ -14,14 +14,13 @@ from ingest import bulk
 from ingest.fetch.answers import Answer
 from ingest.models import Delivery, Record
 
-COLUMNS = [
-    "request_id", "run_id", "position", "key", "title", "body", "data", "weight", "occurred_raw",
-    "content_hash", "outcome", "status_code",
+# As they arrive; `occurred_raw` is what the upstream wrote.
+_ARRIVED = [
+    "key", "title", "body", "data", "weight", "content_hash", "outcome", "status_code",
+    "occurred_raw",
 ]  # fmt: skip
-_UPDATED = [
-    "title", "body", "data", "weight", "occurred_at", "occurred_at_noted", "content_hash",
-    "outcome", "status_code", "updated_at",
-]  # fmt: skip
+COLUMNS = ["request_id", "position", *_ARRIVED]
+_STORED = (*_ARRIVED[:-1], "occurred_at", "occurred_at_noted")
 _DATE = re.compile(r"^\d{4}-?\d{2}-?\d{2}")
 
 
@@ -37,17 +36,16 @@ def frame_of(answers: Iterable[Answer]) -> pd.DataFrame:
     rows = [
         (
             answer.request_id,
-            answer.run_id,
             record.position,
             record.key,
             record.title,
             record.body,
             record.data,
             record.weight,
-            record.occurred_at,
             record.content_hash,
             answer.verdict.outcome.value,
             answer.status_code,
+            record.occurred_at,
         )
         for answer in answers
         for record in answer.verdict.records
@@ -85,80 +83,49 @@ def upsert_records(
     Call it inside the flush's transaction. Keys are sorted, so that flushes side by side take
     their locks in one order.
     """
-    latest = frame.drop_duplicates("key", keep="last").sort_values("key")
-    if latest.empty:
-        return Upserted(0, 0, 0)
+    latest = frame.drop_duplicates("key", keep="last").sort_values("key")[_ARRIVED]
     known = _known_rows(source_id, latest["key"].tolist(), chunk_rows)
-    is_new = ~latest["key"].isin(list(known))
-    hashes = latest["key"].map({key: row["content_hash"] for key, row in known.items()})
-    is_changed = ~is_new & (hashes != latest["content_hash"])
-    states = latest["key"].map(
-        {key: (row["outcome"], row["status_code"]) for key, row in known.items()}
+    new = changed = 0
+    written = []
+    # Plain tuples from here on: pandas takes longer to make a row of a frame than all of this.
+    for *arrived, occurred_raw in latest.to_numpy().tolist():
+        key, *_, content_hash, outcome, status_code = arrived
+        before = known.get(key)
+        if before is None:
+            new += 1
+        elif before.content_hash != content_hash:
+            changed += 1
+        elif (before.outcome, before.status_code) == (outcome, status_code):
+            continue
+        occurred_at, noted = read_time(occurred_raw), ""
+        if occurred_at is None:
+            noted = "unreadable" if occurred_raw is not None else "not given"
+            occurred_at = before.stored_at if before else now
+        written.append((*arrived, occurred_at, noted))
+    bulk.upsert_rows(
+        Record,
+        _STORED,
+        written,
+        shared={"source_id": source_id, "stored_at": now, "updated_at": now},
+        unique=("source_id", "key"),
+        updated=(*_STORED[1:], "updated_at"),
+        chunk_rows=chunk_rows,
     )
-    is_moved = ~is_new & pd.Series(
-        [
-            state != (outcome, status)
-            for state, outcome, status in zip(
-                states, latest["outcome"], latest["status_code"], strict=True
-            )
-        ],
-        index=latest.index,
-    )
-    written = latest[is_new | is_changed | is_moved]
-    records = [
-        _record(row, source_id=source_id, known=known.get(row.key), now=now)
-        for row in _rows(written)
-    ]
-    Record.objects.bulk_create(
-        records,
-        batch_size=chunk_rows,
-        update_conflicts=True,
-        unique_fields=["source", "key"],
-        update_fields=_UPDATED,
-    )
-    new, changed = int(is_new.sum()), int(is_changed.sum())
     return Upserted(new=new, changed=changed, unchanged=len(latest) - new - changed)
 
 
-def _rows(frame: pd.DataFrame) -> Iterable[Any]:
-    return frame.itertuples(index=False)
-
-
-def _known_rows(source_id: int, keys: list[str], chunk_rows: int) -> dict[str, dict[str, Any]]:
-    known: dict[str, dict[str, Any]] = {}
+def _known_rows(source_id: int, keys: list[str], chunk_rows: int) -> dict[str, Any]:
+    known: dict[str, Any] = {}
     for start in range(0, len(keys), chunk_rows):
         rows = Record.objects.filter(
             source_id=source_id, key__in=keys[start : start + chunk_rows]
-        ).values("key", "content_hash", "outcome", "status_code", "stored_at")
-        known |= {row["key"]: dict(row) for row in rows}
+        ).values_list("key", "content_hash", "outcome", "status_code", "stored_at", named=True)
+        known |= {row.key: row for row in rows}
     return known
 
 
-def _record(row: Any, *, source_id: int, known: dict[str, Any] | None, now: datetime) -> Record:
-    occurred_at = read_time(row.occurred_raw)
-    noted = ""
-    if occurred_at is None:
-        noted = "unreadable" if row.occurred_raw is not None else "not given"
-        occurred_at = known["stored_at"] if known else now
-    return Record(
-        source_id=source_id,
-        key=row.key,
-        title=row.title,
-        body=row.body,
-        data=row.data,
-        weight=row.weight,
-        occurred_at=occurred_at,
-        occurred_at_noted=noted,
-        content_hash=row.content_hash,
-        outcome=row.outcome,
-        status_code=row.status_code,
-        stored_at=now,
-        updated_at=now,
-    )
-
-
 def replace_deliveries(
-    frame: pd.DataFrame, *, answered_before: Sequence[int], chunk_rows: int
+    frame: pd.DataFrame, *, run_id: int, answered_before: Sequence[int], chunk_rows: int
 ) -> None:
     """Notes which record came from which place of which answer.
 
@@ -170,8 +137,8 @@ def replace_deliveries(
         Delivery.objects.filter(request_id__in=earlier).delete()
     bulk.insert_rows(
         Delivery,
-        ("request_id", "run_id", "position", "record_key", "content_hash"),
-        frame[["request_id", "run_id", "position", "key", "content_hash"]].itertuples(
-            index=False, name=None
-        ),
+        ("request_id", "position", "record_key", "content_hash"),
+        frame[["request_id", "position", "key", "content_hash"]].to_numpy().tolist(),
+        shared={"run_id": run_id},
+        chunk_rows=chunk_rows,
     )

@@ -103,8 +103,8 @@ def test_values_keep_their_type_beside_others():
     source = SourceFactory()
     row = RequestFactory(run__source=source)
     parsed = [
-        record("1", 0, data={"id": 1, "n": 1}, weight=None),
-        record("2", 1, data={"id": 2, "n": None}, weight=2.5),
+        record("1", 0, data='{"id": 1, "n": 1}', weight=None),
+        record("2", 1, data='{"id": 2, "n": null}', weight=2.5),
     ]
     frame = records.join_frames(
         [records.frame_of([answer(row, Outcome.DELIVERED, each)]) for each in parsed]
