@@ -5,9 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.contrib import admin
+from django.db.models import Exists, OuterRef, QuerySet
 from django.http import HttpRequest
+from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
 
-from ingest.models import ErrorLog, Job, Outbox, Record, Request, Run, Source
+from ingest import outbox
+from ingest.models import (
+    ErrorLog,
+    EventKind,
+    Job,
+    Outbox,
+    Record,
+    Request,
+    Run,
+    RunEvent,
+    Source,
+)
 
 if TYPE_CHECKING:
     AnyModelAdmin = admin.ModelAdmin[Any]
@@ -35,7 +49,10 @@ class ReadOnlyAdmin(AnyModelAdmin):
 class SourceAdmin(ReadOnlyAdmin):
     """Sources are written through the API and the pages, which check configurations and secrets."""
 
-    list_display = ("slug", "name", "owner", "created_at", "updated_at", "archived_at")
+    list_display = (
+        *("slug", "name", "owner", "schedule"),
+        *("created_at", "updated_at", "archived_at"),
+    )
     list_filter = (("archived_at", admin.EmptyFieldListFilter), "created_at")
     search_fields = ("slug", "name", "owner__email")
     list_select_related = ("owner",)
@@ -44,16 +61,39 @@ class SourceAdmin(ReadOnlyAdmin):
         *("created_at", "updated_at", "archived_at"),
     )
 
+    @admin.display(description=_("schedule"))
+    def schedule(self, source: Source) -> str:
+        return source.configuration.get("schedule") or "–"
+
 
 @admin.register(Run)
 class RunAdmin(ReadOnlyAdmin):
     list_display = (
-        *("id", "source", "state", "planned_total", "delivered_count"),
-        *("started_by", "started_at", "finished_at"),
+        *("id", "source", "state", "why_ended", "planned_total", "delivered_count"),
+        *("alerts", "started_by", "started_at", "finished_at"),
     )
     list_filter = ("state", "source", "started_at")
     search_fields = ("source__slug",)
     list_select_related = ("source", "started_by")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Run]:
+        alerts = RunEvent.objects.filter(run=OuterRef("pk"), kind=EventKind.ALERT)
+        rows: QuerySet[Run] = super().get_queryset(request).annotate(has_alert=Exists(alerts))
+        return rows
+
+    @admin.display(description=_("alert"), boolean=True)
+    def alerts(self, run: Any) -> bool:
+        return bool(run.has_alert)
+
+
+@admin.register(RunEvent)
+class RunEventAdmin(ReadOnlyAdmin):
+    list_display = ("created_at", "run", "seq", "kind", "state", "message")
+    list_filter = ("kind", "state", "created_at")
+    search_fields = ("=run__id", "run__source__slug", "message")
+    list_select_related = ("run",)
+    date_hierarchy = "created_at"
+    raw_id_fields = ("run",)
 
 
 @admin.register(Request)
@@ -98,6 +138,20 @@ class JobAdmin(ReadOnlyAdmin):
 
 @admin.register(Outbox)
 class OutboxAdmin(ReadOnlyAdmin):
-    list_display = ("kind", "object_id", "queued_at", "attempts", "parked_at", "reason")
+    """What waits for the index, and what was parked because the engine refuses it."""
+
+    list_display = ("kind", "object_id", "queued_at", "parked_at", "reason")
     list_filter = ("kind", ("parked_at", admin.EmptyFieldListFilter))
-    search_fields: ClassVar = ("=object_id",)
+    search_fields: ClassVar = ("=object_id", "reason")
+    actions = ("try_again",)
+
+    @admin.action(description=_("Try to index the selected parked documents again"))
+    def try_again(self, request: HttpRequest, rows: QuerySet[Outbox]) -> None:
+        count = outbox.try_parked_again(rows)
+        self.message_user(
+            request,
+            ngettext(
+                "%(count)d document is tried again.", "%(count)d documents are tried again.", count
+            )
+            % {"count": count},
+        )

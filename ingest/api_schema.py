@@ -227,6 +227,12 @@ def _whole(default: Any = None, **limits: Any) -> Schema:
     return {"type": "integer", "default": default, **limits}
 
 
+def _limit(**span: Schema) -> Schema:
+    """So many requests in a span of some kind; null is no such limit."""
+    requests: Schema = {"type": "integer", "minimum": 1}
+    return _nullable(_closed({"requests": requests, **span}, required=("requests", *span)))
+
+
 _TEXT: Schema = {"type": "string"}
 _PATH: Schema = _nullable({"type": "string", "description": "JMESPath.", "default": None})
 _SET: Schema = _closed({"set": {"type": "boolean", "enum": [True]}}, required=("set",))
@@ -311,9 +317,13 @@ SOURCE_CONFIGURATION: Schema = _closed(
             {
                 "per_second": _nullable(_number(5)),
                 "concurrency": _whole(5, minimum=1, maximum=1000),
-                "window": _nullable({"type": "object", "default": None}),
-                "batch": _nullable({"type": "object", "default": None}),
-                "quota": _nullable({"type": "object", "default": None}),
+                "window": _limit(
+                    seconds={"type": "number", "minimum": 0, "exclusiveMinimum": True}
+                ),
+                "batch": _limit(
+                    pause_seconds={"type": "number", "minimum": 0, "exclusiveMinimum": True}
+                ),
+                "quota": _limit(per={"type": "string", "enum": ["hour", "day", "month"]}),
                 "deadline_seconds": _number(3600),
                 "max_body_bytes": _whole(10_000_000, minimum=1),
             }

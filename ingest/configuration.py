@@ -14,8 +14,6 @@ from urllib.parse import parse_qsl, urlsplit
 
 import jmespath
 from jmespath.exceptions import JMESPathError
-from jsonschema import SchemaError
-from jsonschema.validators import validator_for
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -28,9 +26,13 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import PydanticCustomError
+from yarl import URL
 
+from ingest.cron import CronInvalid, parse_cron
 from ingest.errors import ConfigurationInvalid
+from ingest.faults import name_faults
 from ingest.outcomes import Outcome
+from ingest.schemas import SchemaInvalid, compile_schema
 
 PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 SECRET_NAME = re.compile(
@@ -50,6 +52,11 @@ class _Part(BaseModel):
 def _fault(message: str) -> PydanticCustomError:
     # A custom error's message is a template: braces in it are doubled.
     return PydanticCustomError("invalid", "{reason}", {"reason": message})
+
+
+def _misplaced(steps: tuple[str, ...], message: str) -> PydanticCustomError:
+    """A fault of the whole that is named where it stands."""
+    return PydanticCustomError("invalid_at", "{reason}", {"reason": message, "steps": steps})
 
 
 def _check_path(path: str) -> str:
@@ -87,6 +94,8 @@ def _check_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         port = parts.port
+        # Connections are opened by this parser; what it cannot read, nobody can ask.
+        URL(url).origin()
     except ValueError as error:
         raise _fault(f"is not a URL: {error}") from error
     if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0:
@@ -176,9 +185,12 @@ class RequestPart(_Part):
         """(scheme, host, port) of the upstream."""
         return origin_of(self.url)
 
-    def placeholders(self) -> set[str]:
-        texts = [self.url, *self.params.values(), *self.headers.values()]
-        return {name for text in texts for name in PLACEHOLDER.findall(text)}
+    def placeholders(self) -> dict[tuple[str, ...], set[str]]:
+        """The names of placeholders, by where they stand."""
+        texts: dict[tuple[str, ...], str] = {("url",): self.url}
+        texts |= {("params", name): text for name, text in self.params.items()}
+        texts |= {("headers", name): text for name, text in self.headers.items()}
+        return {place: set(PLACEHOLDER.findall(text)) for place, text in texts.items()}
 
 
 def origin_of(url: str) -> tuple[str, str, int]:
@@ -220,6 +232,16 @@ class ValuesPlan(_Part):
     values: tuple[str | int | Number, ...] = Field(
         min_length=1, max_length=MAX_PLANNED, strict=False
     )
+
+    @field_validator("values", mode="before")
+    @classmethod
+    def _check_scalars(cls, values: object) -> object:
+        # One fault for all of them: a long list of wrong values would have millions.
+        if isinstance(values, list | tuple):
+            for index, value in enumerate(values):
+                if isinstance(value, bool) or not isinstance(value, str | int | float):
+                    raise _fault(f"values[{index}] must be text or a number.")
+        return values
 
     @field_validator("values")
     @classmethod
@@ -274,34 +296,41 @@ class RecordsPart(_Part):
     @classmethod
     def _check_schema(cls, schema: dict[str, Any]) -> dict[str, Any]:
         try:
-            validator_for(schema).check_schema(schema)
-        except (SchemaError, RecursionError, TypeError, ValueError, AttributeError) as error:
-            # "$schema": [] makes jsonschema itself stumble.
-            reason = getattr(error, "message", "it is nested too deeply, or its $schema no text")
-            raise _fault(f"is not a JSON Schema: {reason}"[:500]) from error
-        for reference in _references(schema):
-            if not reference.startswith("#"):
-                raise _fault(f"refers to {reference!r}; only references inside it are followed.")
+            compile_schema(schema)
+        except SchemaInvalid as error:
+            raise _fault(f"is not a JSON Schema: {error}"[:500]) from error
         return schema
 
 
-def _references(schema: object) -> Iterator[str]:
-    if isinstance(schema, dict):
-        for name, value in schema.items():
-            if name in {"$ref", "$dynamicRef"} and isinstance(value, str):
-                yield value
-            yield from _references(value)
-    elif isinstance(schema, list):
-        for item in schema:
-            yield from _references(item)
+class Window(_Part):
+    """Never more than `requests` sends in any span of `seconds`."""
+
+    requests: int = Field(ge=1, le=100_000)
+    seconds: Number = Field(gt=0, le=31 * 86_400)
+
+
+class Batch(_Part):
+    """After `requests` sends, `pause_seconds` without one."""
+
+    requests: int = Field(ge=1, le=1_000_000)
+    pause_seconds: Number = Field(gt=0, le=31 * 86_400)
+
+
+class Quota(_Part):
+    """Never more than `requests` sends in a calendar period (UTC)."""
+
+    requests: int = Field(ge=1, le=10**12)
+    per: Literal["hour", "day", "month"]
 
 
 class LimitsPart(_Part):
+    """All limits hold together; None is no limit of that kind."""
+
     per_second: Number | None = Field(default=5.0, gt=0, le=100_000)
     concurrency: int = Field(default=5, ge=1, le=1000)
-    window: None = None
-    batch: None = None
-    quota: None = None
+    window: Window | None = None
+    batch: Batch | None = None
+    quota: Quota | None = None
     deadline_seconds: Number = Field(default=3600.0, gt=0, le=31_536_000)
     max_body_bytes: int = Field(default=10_000_000, ge=1, le=1_000_000_000)
 
@@ -329,6 +358,17 @@ class BlockPart(_Part):
     patience_5xx: int = Field(default=50, ge=1, le=1_000_000)
 
 
+def _check_schedule(text: str) -> str:
+    try:
+        parse_cron(text)
+    except CronInvalid as error:
+        raise _fault(str(error)) from error
+    return text
+
+
+Schedule = Annotated[str, Field(max_length=500), AfterValidator(_check_schedule)]
+
+
 class SourceConfiguration(_Part):
     """The whole configuration of a source, valid in itself."""
 
@@ -340,24 +380,27 @@ class SourceConfiguration(_Part):
     limits: LimitsPart = LimitsPart()
     retry: RetryPart = RetryPart()
     block: BlockPart = BlockPart()
-    schedule: None = None
+    schedule: Schedule | None = None
 
     @model_validator(mode="after")
     def _check_placeholders(self, info: ValidationInfo) -> Self:
         if info.context == WITHOUT_SECRETS:
             return self  # the placeholder may stand in what was taken out
+        name = self.plan.name
         used = self.request.placeholders()
-        if unknown := sorted(used - {self.plan.name}):
-            raise _fault(
-                f"request: {{{unknown[0]}}} is not a placeholder of the plan; it provides "
-                f"{{{self.plan.name}}}."
-            )
+        for place, names in used.items():
+            for unknown in sorted(names - {name}):
+                raise _misplaced(
+                    ("request", *place),
+                    f"{{{unknown}}} is not a placeholder of the plan; it provides {{{name}}}.",
+                )
         if isinstance(self.plan, ValuesPlan):
             self._check_segments(self.plan)
-        if self.plan.name not in used:
-            raise _fault(
-                f"plan.name: {{{self.plan.name}}} appears neither in request.url nor in "
-                "request.params or request.headers, so that all requests would be the same."
+        if name not in set().union(*used.values()):
+            raise _misplaced(
+                ("plan", "name"),
+                f"{{{name}}} appears neither in request.url nor in request.params or "
+                "request.headers, so that all requests would be the same.",
             )
         return self
 
@@ -368,7 +411,9 @@ class SourceConfiguration(_Part):
             return
         for index, value in enumerate(plan.values):
             if value in {".", ".."}:
-                raise _fault(f"plan.values: values[{index}] is {value!r}, which no path can hold.")
+                raise _misplaced(
+                    ("plan", "values"), f"values[{index}] is {value!r}, which no path can hold."
+                )
 
     @property
     def accepted(self) -> frozenset[Outcome]:
@@ -384,14 +429,6 @@ class SourceConfiguration(_Part):
         return data
 
 
-NOT_YET = {
-    ("limits", "window"): "windows",
-    ("limits", "batch"): "batches",
-    ("limits", "quota"): "quotas",
-    ("schedule",): "schedules",
-}
-
-
 WITHOUT_SECRETS = "without secrets"
 
 
@@ -403,7 +440,7 @@ def parse_configuration(data: object, *, context: str | None = None) -> SourceCo
     try:
         return SourceConfiguration.model_validate(data, context=context)
     except ValidationError as error:
-        raise ConfigurationInvalid(_faults_by_path(error)) from error
+        raise ConfigurationInvalid(name_faults(error, data)) from error
     except RecursionError as error:
         raise ConfigurationInvalid({"configuration": ["is nested too deeply."]}) from error
 
@@ -439,39 +476,6 @@ def _check_leaf(path: tuple[object, ...], value: object) -> None:
 def _fault_at(path: tuple[object, ...], message: str) -> ConfigurationInvalid:
     dotted = ".".join(str(step).encode("utf-8", "replace").decode() for step in path)
     return ConfigurationInvalid({dotted.replace("\x00", "?") or "configuration": [message]})
-
-
-def _faults_by_path(error: ValidationError) -> dict[str, list[str]]:
-    faults: dict[str, list[str]] = {}
-    for fault in error.errors(include_url=False, include_input=False):
-        path, message = _name_fault(fault["loc"], fault["type"], fault["msg"])
-        if message not in faults.setdefault(path, []):
-            faults[path].append(message)
-    return faults
-
-
-def _name_fault(location: tuple[int | str, ...], kind: str, message: str) -> tuple[str, str]:
-    # The union of plans puts its tag into the path; the JSON has no such key.
-    steps = [
-        step
-        for index, step in enumerate(location)
-        if not (index == 1 and location[0] == "plan" and step in {"range", "values"})
-    ]
-    # values: str | int | float adds the branch that failed.
-    if len(steps) > 3 and steps[:2] == ["plan", "values"]:
-        steps = steps[:3]
-    if feature := NOT_YET.get(tuple(str(step) for step in steps)):
-        return ".".join(map(str, steps)), f"{feature} are not available in this version; use null."
-    if kind == "union_tag_invalid":
-        return "plan.type", "must be range or values; walks are not available in this version."
-    if kind == "union_tag_not_found":
-        return "plan.type", "is required: range or values."
-    if kind == "extra_forbidden":
-        message = "is not a known key."
-    if kind == "invalid" and not steps:
-        path, _, rest = message.partition(": ")
-        return path, rest
-    return ".".join(map(str, steps)) or "configuration", message
 
 
 def merge_patch(target: object, patch: object) -> object:

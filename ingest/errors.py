@@ -5,6 +5,7 @@ IngestError
 ├── RunActive              409, the source has an active run
 ├── RunNotActive           409, the run is finished already
 ├── NothingToSweep         409, nothing is missing
+├── SourceChanged          409, the source has become another than that of the run
 ├── SourceArchived         409, the source is out of use
 └── LeaseLost              (internal) another worker has taken the rows over
 
@@ -52,6 +53,11 @@ class RunNotActive(IngestError):
 class NothingToSweep(IngestError):
     status_code = 409
     code = "nothing_to_sweep"
+
+
+class SourceChanged(IngestError):
+    status_code = 409
+    code = "source_changed"
 
 
 class SourceArchived(IngestError):

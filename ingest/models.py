@@ -6,9 +6,12 @@ Rules that the data must obey are named constraints. `Outbox` rows are written b
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from django.conf import settings
 from django.db import models
 from django.db.models import F, Q
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from ingest.outcomes import FINAL_STATES, Outcome, RunState
@@ -44,12 +47,24 @@ class Source(models.Model):
         return self.slug
 
 
+class LimitKind(models.TextChoices):
+    """What a run may wait for before its next send."""
+
+    RATE = "rate", _("the limit per second")
+    WINDOW = "window", _("the window of requests")
+    BATCH = "batch", _("the pause after a batch")
+    QUOTA = "quota", _("the quota's next period")
+    HOLD = "hold", _("the delay that the host has asked for")
+
+
 class Run(models.Model):
     """One execution of a source's plan, with the configuration that it ran under.
 
     The ten `*_count` columns are set from the ledger in the finishing transaction; while the run is
     active they are not maintained (`selectors.count_outcomes` counts the ledger). `signs` carries
-    what one slice tells the next about the upstream (`ingest.fetch.signs`).
+    what the slices tell each other about the upstream (`ingest.fetch.signs`). A run that is swept
+    by hand is active several times: `active_seconds` sums up those that are over, `resumed_at` is
+    when the present one began.
     """
 
     source = models.ForeignKey(Source, on_delete=models.CASCADE, related_name="runs")
@@ -84,6 +99,11 @@ class Run(models.Model):
     started_at = models.DateTimeField(_("first request sent"), null=True, blank=True)
     deadline_at = models.DateTimeField(_("deadline"), null=True, blank=True)
     finished_at = models.DateTimeField(_("finished"), null=True, blank=True)
+    resumed_at = models.DateTimeField(null=True, blank=True)
+    active_seconds = models.FloatField(default=0.0)
+    # Parked by the budget: nothing may be sent before then, and why.
+    wake_at = models.DateTimeField(null=True, blank=True)
+    waits_for = models.CharField(max_length=16, choices=LimitKind.choices, blank=True)
 
     class Meta:
         ordering = ["-id"]
@@ -124,6 +144,18 @@ class Run(models.Model):
     def is_finished(self) -> bool:
         return self.state in FINAL_STATES
 
+    @property
+    def is_parked(self) -> bool:
+        """Its budget is spent for a while: nothing is sent before `wake_at`, for `waits_for`."""
+        return not self.is_finished and self.wake_at is not None and self.wake_at > timezone.now()
+
+    def count_active_seconds(self, now: datetime) -> float:
+        """How long the run has been at work, without the time between its end and a sweep."""
+        began_at = self.resumed_at or self.started_at
+        if began_at is None or (self.finished_at and self.active_seconds):
+            return self.active_seconds
+        return self.active_seconds + ((self.finished_at or now) - began_at).total_seconds()
+
 
 class Slice(models.Model):
     """A worker's lease on part of a run. The rows that it holds are free again when it expires.
@@ -149,7 +181,9 @@ class Request(models.Model):
     not name.
     """
 
-    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="requests")
+    # No index of its own, as elsewhere below: it stands first in another one, and each index is
+    # paid for in every flush.
+    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="requests", db_index=False)
     position = models.PositiveIntegerField()
     key = models.TextField()
     role = models.CharField(max_length=16, blank=True)
@@ -164,7 +198,9 @@ class Request(models.Model):
     evidence = models.JSONField(null=True, blank=True)
     finished_at = models.DateTimeField(null=True, blank=True)
     due_at = models.DateTimeField(null=True, blank=True)
-    slice = models.ForeignKey(Slice, on_delete=models.SET_NULL, null=True, related_name="requests")
+    slice = models.ForeignKey(
+        Slice, on_delete=models.SET_NULL, null=True, related_name="requests", db_index=False
+    )
 
     class Meta:
         ordering = ["run_id", "position"]
@@ -182,9 +218,13 @@ class Request(models.Model):
         ]
         indexes = [
             models.Index(name="request_run_outcome", fields=["run", "outcome"]),
+            # Just the rows that may be claimed, in the order in which they are.
             models.Index(
-                name="request_due", fields=["run", "due_at"], condition=Q(due_at__isnull=False)
+                name="request_claimable",
+                fields=["run", "due_at", "position"],
+                condition=Q(due_at__isnull=False, slice__isnull=True),
             ),
+            models.Index(name="request_held", fields=["slice"], condition=Q(slice__isnull=False)),
         ]
 
     def __str__(self) -> str:
@@ -194,8 +234,12 @@ class Request(models.Model):
 class Delivery(models.Model):
     """That an answer carried a record: (request, position in the answer) → record key."""
 
-    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="deliveries")
-    request = models.ForeignKey(Request, on_delete=models.CASCADE, related_name="deliveries")
+    run = models.ForeignKey(
+        Run, on_delete=models.CASCADE, related_name="deliveries", db_index=False
+    )
+    request = models.ForeignKey(
+        Request, on_delete=models.CASCADE, related_name="deliveries", db_index=False
+    )
     position = models.PositiveIntegerField()
     record_key = models.TextField()
     content_hash = models.CharField(max_length=32)
@@ -218,7 +262,9 @@ class Record(models.Model):
     last delivered it.
     """
 
-    source = models.ForeignKey(Source, on_delete=models.CASCADE, related_name="records")
+    source = models.ForeignKey(
+        Source, on_delete=models.CASCADE, related_name="records", db_index=False
+    )
     key = models.TextField()
     title = models.TextField(blank=True)
     body = models.TextField(blank=True)
@@ -264,7 +310,9 @@ class ErrorLog(models.Model):
     trace = models.TextField(_("trace"), blank=True)
     source = models.ForeignKey(Source, on_delete=models.CASCADE, null=True, related_name="errors")
     run = models.ForeignKey(Run, on_delete=models.CASCADE, null=True, related_name="errors")
-    request = models.ForeignKey(Request, on_delete=models.CASCADE, null=True, related_name="errors")
+    request = models.ForeignKey(
+        Request, on_delete=models.CASCADE, null=True, related_name="errors", db_index=False
+    )
     attempt = models.PositiveIntegerField(null=True)
     correlation_id = models.CharField(_("request id"), max_length=64, blank=True)
     user = models.ForeignKey(
@@ -287,9 +335,24 @@ class ErrorLog(models.Model):
         return f"{self.error_type} - {self.status_code} - {self.occurred_at:%Y-%m-%d %H:%M:%S}"
 
 
-class RunEvent(models.Model):
-    """A numbered step of a run, for people who watch it; `seq` rises by one per run."""
+class EventKind(models.TextChoices):
+    """What an event is for: counts only, a step that people read, or something to act upon."""
 
+    PROGRESS = "progress", _("progress")
+    STEP = "step", _("step")
+    ALERT = "alert", _("alert")
+
+
+class RunEvent(models.Model):
+    """A numbered step of a run, for people who watch it; `seq` rises by one per run.
+
+    An alert wants somebody to act; `details` then hold the evidence. Whoever sends alerts on, by
+    mail or webhook, reads these rows: they are committed together with what they tell.
+    """
+
+    kind = models.CharField(
+        max_length=16, choices=EventKind.choices, default=EventKind.PROGRESS, editable=False
+    )
     run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="events")
     seq = models.PositiveIntegerField()
     state = models.CharField(max_length=16, choices=RunState.choices)
@@ -297,11 +360,19 @@ class RunEvent(models.Model):
     done = models.PositiveIntegerField()
     outcomes = models.JSONField()
     message = models.TextField(blank=True)
+    details = models.JSONField(null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
         ordering = ["run_id", "seq"]
+        verbose_name = _("run event")
+        verbose_name_plural = _("run events")
         constraints = [models.UniqueConstraint(name="run_event_numbered", fields=["run", "seq"])]
+        indexes = [
+            models.Index(
+                name="run_event_alert", fields=["created_at"], condition=Q(kind=EventKind.ALERT)
+            )
+        ]
 
     def __str__(self) -> str:
         return f"{self.run_id}#{self.seq} {self.state}"
@@ -328,9 +399,29 @@ class Outbox(models.Model):
         constraints = [
             models.UniqueConstraint(name="outbox_once_per_document", fields=["kind", "object_id"])
         ]
+        indexes = [
+            # Every search counts the parked ones; there are next to none.
+            models.Index(
+                name="outbox_parked", fields=["parked_at"], condition=Q(parked_at__isnull=False)
+            )
+        ]
 
     def __str__(self) -> str:
         return f"{self.kind}-{self.object_id}"
+
+
+class ChangeToken(models.Model):
+    """A random token that is another one after each change of what it is named after.
+
+    Written in the transaction of the change, so that a kept answer which was made under the present
+    token is still true: `sources` by triggers, `index` by whoever moves the index.
+    """
+
+    name = models.CharField(max_length=16, primary_key=True)
+    token = models.BigIntegerField()
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.token}"
 
 
 class Bucket(models.Model):
@@ -357,6 +448,32 @@ class Bucket(models.Model):
 
     def __str__(self) -> str:
         return f"{self.run_id} {self.started_at:%Y-%m-%d %H:%M} {self.outcome}"
+
+
+class HostUse(models.Model):
+    """Until when a host (scheme://host:port) may be in use by sends, noted before they leave."""
+
+    origin = models.CharField(max_length=300, unique=True)
+    used_until = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return self.origin
+
+
+class QuotaUse(models.Model):
+    """How many sends of a calendar period of a host were handed out (`ingest.hosts`)."""
+
+    origin = models.CharField(max_length=300)
+    period = models.CharField(max_length=20)
+    granted = models.PositiveBigIntegerField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(name="quota_once_per_period", fields=["origin", "period"])
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.origin} {self.period}"
 
 
 class JobState(models.TextChoices):

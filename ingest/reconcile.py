@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, OuterRef, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -48,15 +48,13 @@ def reconcile_run(run: Run) -> Reconciliation:
     """Compares plan, ledger, deliveries, records and index of a run, as they are at the call."""
     as_of = timezone.now()
     outcomes = count_outcomes(run)
-    unknown = run.planned_total - sum(outcomes.values())
-    if run.is_finished:
-        unknown += outcomes[Outcome.PLANNED]
+    unknown = count_unknown(run, outcomes)
     deliveries = Delivery.objects.filter(run=run).count()
     distinct_keys = runs.count_distinct_keys(run)
     missing = list(find_missing(run))
-    not_stored = _find_not_stored(run)
+    not_stored = list(find_not_stored(run))
     stored = distinct_keys - len(not_stored)
-    not_indexed = _find_not_indexed(run)
+    not_indexed = find_not_indexed(run)
     return Reconciliation(
         as_of=as_of,
         planned=run.planned_total,
@@ -71,31 +69,50 @@ def reconcile_run(run: Run) -> Reconciliation:
         not_stored=not_stored,
         not_indexed=not_indexed,
         why_ended=run.why_ended,
-        verdict=_verdict(run, outcomes, unknown, missing, not_stored, not_indexed),
+        verdict=give_verdict(
+            run,
+            outcomes,
+            unknown=unknown,
+            missing=len(missing),
+            distinct_keys=distinct_keys,
+            not_stored=len(not_stored),
+            not_indexed=None if not_indexed is None else len(not_indexed),
+        ),
     )
 
 
-def find_missing(run: Run) -> Iterator[dict[str, Any]]:
-    """Every request that is neither delivered nor accepted, with its reason, in plan order."""
+def count_unknown(run: Run, outcomes: dict[str, int]) -> int:
+    """Requests of which nobody can say what became of them: 0, or the books do not balance."""
+    unknown = run.planned_total - sum(outcomes.values())
+    return unknown + outcomes[Outcome.PLANNED] if run.is_finished else unknown
+
+
+def select_missing(run: Run) -> QuerySet[Request]:
+    """Every request that is neither delivered nor accepted, in plan order."""
+    accepted = {Outcome.DELIVERED, *runs.public_configuration_of(run).accepted}
+    rows = Request.objects.filter(run=run).exclude(outcome__in=accepted)
+    return rows.exclude(role="terminal").order_by("position")
+
+
+def describe_missing(run: Run, rows: Iterable[Request]) -> Iterator[dict[str, Any]]:
+    """Rows of the ledger as named gaps, each with its reason."""
     configuration = runs.public_configuration_of(run)
-    accepted = {Outcome.DELIVERED, *configuration.accepted}
-    rows = (
-        Request.objects.filter(run=run)
-        .exclude(outcome__in=accepted)
-        .exclude(role="terminal")
-        .order_by("position")
-        .values_list("key", "outcome", "evidence", "error", "status_code")
-    )
-    for key, outcome, evidence, error, _status in rows.iterator(chunk_size=_CHUNK):
+    for row in rows:
         yield {
-            "key": key,
-            "url": address_of(configuration, key),
-            "outcome": outcome,
-            "reason": (evidence or {}).get("reason") or error or _("not sent yet"),
+            "key": row.key,
+            "url": address_of(configuration, row.key),
+            "outcome": row.outcome,
+            "reason": (row.evidence or {}).get("reason") or row.error or _("not sent yet"),
         }
 
 
-def _find_not_stored(run: Run) -> list[dict[str, Any]]:
+def find_missing(run: Run) -> Iterator[dict[str, Any]]:
+    """The named gaps of a run, in plan order."""
+    return describe_missing(run, select_missing(run).iterator(chunk_size=_CHUNK))
+
+
+def find_not_stored(run: Run) -> Iterator[dict[str, Any]]:
+    """Keys that were delivered in the run and have no record."""
     stored = Record.objects.filter(source_id=run.source_id, key=OuterRef("record_key"))
     keys = (
         # Not `exclude(record_key__in=…)`: NOT IN is quadratic on PostgreSQL once it is large.
@@ -104,10 +121,10 @@ def _find_not_stored(run: Run) -> list[dict[str, Any]]:
         .distinct()
         .order_by("record_key")
     )
-    return [{"key": key} for key in keys]
+    return ({"key": key} for key in keys)
 
 
-def _find_not_indexed(run: Run) -> list[dict[str, Any]] | None:
+def find_not_indexed(run: Run) -> list[dict[str, Any]] | None:
     """Records of the run that a search cannot find now; None where the index cannot be asked."""
     lookup = index_lookup()
     if lookup is None:
@@ -142,14 +159,17 @@ def _chunks(rows: Iterator[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
         yield chunk
 
 
-def _verdict(
+def give_verdict(
     run: Run,
     outcomes: dict[str, int],
+    *,
     unknown: int,
-    missing: list[dict[str, Any]],
-    not_stored: list[dict[str, Any]],
-    not_indexed: list[dict[str, Any]] | None,
+    missing: int,
+    distinct_keys: int,
+    not_stored: int,
+    not_indexed: int | None,
 ) -> dict[str, Any]:
+    """What the counts of a run mean, for programs and in words."""
     books_balance = unknown == 0 and sum(outcomes.values()) == run.planned_total
     if not books_balance:
         text = _("The books do not balance: %(count)d requests are unknown.") % {"count": unknown}
@@ -157,9 +177,21 @@ def _verdict(
         text = _("The run is still going on; %(count)d requests are not answered yet.") % {
             "count": outcomes[Outcome.PLANNED]
         }
-    elif missing or not_stored:
+        if run.is_parked and run.wake_at:
+            waits = {"what": run.get_waits_for_display(), "when": f"{run.wake_at:%Y-%m-%d %H:%M}"}
+            text += " " + _("It waits for %(what)s, until %(when)s UTC.") % waits
+    elif missing:
         text = _("%(count)d requests brought no good answer; each is named with its reason.") % {
-            "count": len(missing)
+            "count": missing
+        }
+    elif not_stored:
+        text = _("Every request was answered, but %(count)d delivered keys have no record.") % {
+            "count": not_stored
+        }
+    elif run.upstream_total not in (None, distinct_keys):
+        text = _("The upstream declares %(total)d records; %(count)d different keys came.") % {
+            "total": run.upstream_total,
+            "count": distinct_keys,
         }
     else:
         text = _("Nothing was left out: every planned request was answered and stored.")

@@ -5,10 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
-
-from asgiref.sync import sync_to_async
 
 from ingest import selectors
 from ingest.models import Request, Run
@@ -56,17 +54,6 @@ def write_run_log(run: Run) -> Iterator[str]:
         last = rows[-1].position
         yield lines.take()
     yield lines.take()
-
-
-async def write_run_log_async(run: Run) -> AsyncIterator[str]:
-    """The same for ASGI, which would gather a plain iterator in memory first."""
-    chunks = write_run_log(run)
-
-    def next_chunk() -> str | None:
-        return next(chunks, None)
-
-    while (chunk := await sync_to_async(next_chunk)()) is not None:
-        yield chunk
 
 
 def _cell(value: Any) -> str:

@@ -48,13 +48,13 @@ def count_outcomes(run: Run) -> dict[str, int]:
 
 
 def rate_per_second(run: Run, *, outcomes: dict[str, int] | None = None) -> float | None:
-    """Answered rows per second since the first send; None before it.
+    """Answered rows per second of the time that the run was at work; None before its first send.
 
     `outcomes` saves a count of the ledger where the caller has it already.
     """
     if run.started_at is None:
         return None
-    seconds = ((run.finished_at or timezone.now()) - run.started_at).total_seconds()
+    seconds = run.count_active_seconds(timezone.now())
     outcomes = outcomes or count_outcomes(run)
     answered = sum(outcomes.values()) - outcomes[Outcome.PLANNED]
     return round(answered / seconds, 3) if seconds > 0 else None

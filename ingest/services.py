@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from django.db import IntegrityError, transaction
@@ -12,10 +12,11 @@ from django.utils.translation import gettext as _
 
 from ingest import runs
 from ingest.configuration import check_storable, merge_patch, parse_configuration
-from ingest.errors import ConfigurationInvalid, RunActive
+from ingest.errors import ConfigurationInvalid, RunActive, SourceArchived
 from ingest.models import Run, Source
 from ingest.outcomes import FINAL_STATES
-from ingest.secrets import attach_secrets, detach_secrets, seal, unseal
+from ingest.schedules import keep_schedule
+from ingest.secrets import attach_secrets, detach_secrets, list_credentials, rotate, seal, unseal
 
 # What GET adds to the configuration: a client that edits an answer and sends it back means no harm.
 READ_ONLY = frozenset({"owner", "created_at", "updated_at"})
@@ -29,13 +30,15 @@ def create_source(*, owner: Any, data: object) -> Source:
     public, secrets = detach_secrets(configuration.as_json())
     try:
         with transaction.atomic():
-            return Source.objects.create(
+            source = Source.objects.create(
                 slug=configuration.slug,
                 name=public["name"],
                 owner=owner,
                 configuration=public,
                 sealed_secrets=seal(secrets),
             )
+            keep_schedule(source)
+            return source
     except IntegrityError as error:
         raise ConfigurationInvalid(
             {"slug": [_("A source with this slug exists already.")]}
@@ -46,7 +49,9 @@ def update_source(*, source: Source, patch: object) -> Source:
     """Applies a JSON merge patch (RFC 7396); secrets stay unless they are sent.
 
     A list is replaced as a whole: `{"set": true}` in it stands for the secret that was stored at
-    the same place. Raises ConfigurationInvalid by path.
+    the same place. Other keys or proxies count for an active run from its next slice on, and
+    re-open the last run where it was blocked. Raises ConfigurationInvalid by path, and RunActive
+    where an active run could not go on with them.
     """
     if not isinstance(patch, Mapping):
         raise ConfigurationInvalid({"configuration": [_("must be a JSON object.")]})
@@ -59,13 +64,39 @@ def update_source(*, source: Source, patch: object) -> Source:
         source = Source.objects.select_for_update(no_key=True).get(pk=source.pk)
         merged = merge_patch(source.configuration, changes)
         assert isinstance(merged, dict)  # noqa: S101 - a mapping patched by a mapping
-        configuration = parse_configuration(attach_secrets(merged, unseal(source.sealed_secrets)))
+        stored = unseal(source.sealed_secrets)
+        before = attach_secrets(source.configuration, stored)
+        configuration = parse_configuration(attach_secrets(merged, stored))
         public, secrets = detach_secrets(configuration.as_json())
         source.name = public["name"]
         source.configuration = public
         source.sealed_secrets = seal(secrets)
         source.save(update_fields=["name", "configuration", "sealed_secrets", "updated_at"])
+        keep_schedule(source)
+        runs.require_workable(source)
+        after = configuration.as_json()
+        reopened = None
+        if list_credentials(before) != list_credentials(after):
+            runs.forget_rests(source)
+            reopened = runs.reopen_where_blocked(source)
+    if reopened:
+        wake_run(reopened.pk)
     return source
+
+
+def sources_with_secrets() -> Iterator[Source]:
+    return Source.objects.exclude(sealed_secrets=b"").order_by("slug").iterator()
+
+
+def rotate_secrets(source: Source) -> None:
+    """Seals the source's secrets with the first of PORTAL_ENCRYPTION_KEYS.
+
+    Raises ImproperlyConfigured where none of them opens what is stored.
+    """
+    with transaction.atomic():
+        # A patch that comes between would be overwritten by what was there before it.
+        stored = Source.objects.select_for_update(no_key=True).get(pk=source.pk).sealed_secrets
+        Source.objects.filter(pk=source.pk).update(sealed_secrets=rotate(stored))
 
 
 def archive_source(*, source: Source) -> None:
@@ -81,6 +112,7 @@ def archive_source(*, source: Source) -> None:
         # The name is free again at once.
         locked.slug = f"{locked.slug[:40]}~{locked.pk}"
         locked.save(update_fields=["archived_at", "slug", "updated_at"])
+        keep_schedule(locked)
     _send(purge_source, source.pk)
 
 
@@ -88,6 +120,28 @@ def start_run(*, source: Source, user: Any) -> Run:
     """Plans a run and wakes the workers; it waits while none is up. Raises RunActive."""
     run = runs.create_run(source, user=user)
     wake_run(run.pk)
+    return run
+
+
+def start_scheduled_run(source_id: int) -> Run | None:
+    """A run for the source's owner, because its schedule came round.
+
+    None where a run is still active, which is said among its events, or the source is gone.
+    """
+    source = Source.objects.filter(pk=source_id, archived_at=None).first()
+    if source is None or not source.configuration.get("schedule"):
+        return None
+    try:
+        run = start_run(source=source, user=source.owner)
+    except SourceArchived:
+        return None
+    except RunActive as error:
+        logger.info("The schedule of %s came round during run %d.", source.slug, error.run_id)
+        runs.note_step(
+            error.run_id, _("The schedule came round during this run; no second one was started.")
+        )
+        return None
+    runs.note_step(run.pk, _("Started by the source's schedule."))
     return run
 
 

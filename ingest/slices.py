@@ -8,15 +8,18 @@ import os
 import socket
 import time
 import traceback
+from collections.abc import Callable
 
-from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from django.db import InterfaceError, InternalError, OperationalError, connection, transaction
 from django.db.models import F
 from django.utils import timezone
 
-from ingest import ledger, runs
+from ingest import hosts, ledger, runs
+from ingest.configuration import SourceConfiguration
 from ingest.errors import LeaseLost
-from ingest.fetch.loop import SliceResult, SliceTask, work_on_slice
+from ingest.fetch.loop import Shared, SliceResult, SliceTask, work_on_slice
+from ingest.fetch.rotation import describe_rests
 from ingest.fetch.signs import Signs
 from ingest.models import ErrorLog, Run, Slice
 from ingest.outcomes import FINAL_STATES
@@ -26,19 +29,28 @@ from ingest.secrets import Redactor, unseal
 logger = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 1.0
+# The most of a slice's time that may go into progress events.
+PROGRESS_SHARE = 0.02
+# How long a slice may work although another run waits for a worker.
+SHORT_TURN_SECONDS = 5.0
 # PostgreSQL says InternalError where it has ended the transaction of a worker that was paused.
 DATABASE_AWAY = (OperationalError, InterfaceError, InternalError)
 
 
-def run_slice(run_id: int) -> NextStep:
-    """Works on the run's due rows for a while. Does nothing where enough slices are at it."""
+def run_slice(run_id: int, *, call_helper: Callable[[], object] = lambda: None) -> NextStep:
+    """Works on the run's due rows for a while. Does nothing where enough slices are at it.
+
+    `call_helper` is called where a further worker may join right away.
+    """
     step = runs.advance_run(run_id)
     if not step.is_due:
         return step
-    held = ledger.open_slice(run_id, worker=_worker_name(), at_most=settings.RUN_SLICES)
+    held = runs.open_slice(run_id, worker=_worker_name())
     if held is None:
         return NextStep()
     try:
+        if runs.wants_worker(run_id):
+            call_helper()
         result = _fetch(held)
     except LeaseLost:
         return NextStep()
@@ -50,27 +62,37 @@ def run_slice(run_id: int) -> NextStep:
             connection.close()
             ledger.close_slice(held)
         return NextStep()
+    except ImproperlyConfigured as error:
+        # This worker does not have the keys that the secrets were sealed with. Another may have
+        # them, or this one after its restart: it is not the run's fault.
+        logger.error("Run %d waits: %s", run_id, error)
+        ledger.close_slice(held)
+        runs.note_waiting(run_id, reason=str(error))
+        return NextStep()
     except Exception as error:
         ledger.close_slice(held)
         _note_failure(run_id, error)
         raise
     ledger.close_slice(held)
-    return _conclude(run_id, result)
+    step = _conclude(run_id, result)
+    hosts.leave_host(run_id)
+    return step
 
 
 def _fetch(held: Slice) -> SliceResult:
     run = runs.note_first_send(held.run_id)
     assert run.deadline_at is not None  # noqa: S101 - set with the first send
-    progress = _Progress(run)
+    configuration = runs.configuration_of(run)
+    share = _Sharing(held, configuration)
     task = SliceTask(
         held=held,
         source_id=run.source_id,
-        configuration=runs.configuration_of(run),
+        configuration=configuration,
         redact=Redactor(unseal(run.source.sealed_secrets).values()),
-        signs=Signs.of(run.signs),
+        shared=share.begin(),
         is_sweep=run.sweeps_done > 0,
         deadline_at=run.deadline_at,
-        on_flush=progress.note,
+        share=share,
     )
     # The slice's own thread has a connection of its own. One that lies idle here meanwhile may be
     # dead when it is needed again, and a server has only so many.
@@ -78,34 +100,68 @@ def _fetch(held: Slice) -> SliceResult:
     return work_on_slice(task)
 
 
-class _Progress:
-    """Keeps the run's signs and, about once a second, its progress event."""
+class _Sharing:
+    """How the slices of a run tell each other what they see: through the run's row, under its lock.
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self._reported_at = 0.0
+    A slice that reports knows of everything that the others saw until their own last report; only
+    up to the earliest of these is it certain what came between two answers.
+    """
 
-    def note(self, signs: Signs) -> None:
-        Run.objects.filter(pk=self._run.pk).exclude(state__in=FINAL_STATES).update(
-            signs=signs.as_json()
+    def __init__(self, held: Slice, configuration: SourceConfiguration) -> None:
+        self._held = held
+        self._configuration = configuration
+        self._began_at = time.monotonic()
+        self._progress_seconds = PROGRESS_SECONDS
+
+    def begin(self) -> Shared:
+        with transaction.atomic():
+            ledger.lock_run(self._held.run_id)
+            ledger.renew_slice(self._held)
+            return self(Signs(), time.time())
+
+    def __call__(self, news: Signs, until: float) -> Shared:
+        run = Run.objects.only("signs").get(pk=self._held.run_id)
+        others = Slice.objects.filter(run=run, expires_at__gte=timezone.now()).exclude(
+            pk=self._held.pk
         )
-        if time.monotonic() - self._reported_at >= PROGRESS_SECONDS:
-            runs.report_progress(self._run)
-            self._reported_at = time.monotonic()
+        signs = Signs.of(run.signs)
+        changes = describe_rests(signs.rests, news.rests)
+        signs.absorb(news)
+        signs.reports = {
+            str(pk): signs.reports.get(str(pk), started_at.timestamp())
+            for pk, started_at in others.values_list("pk", "started_at")
+        }
+        is_alone = not signs.reports
+        signs.reports[str(self._held.pk)] = until
+        signs.judge(self._configuration, at=until, until=min(signs.reports.values()))
+        if is_progress_due := until - signs.progress_at >= self._progress_seconds:
+            signs.progress_at = until
+        run.signs = signs.as_json()
+        run.save(update_fields=["signs"])
+        for label, reason in changes:
+            runs.note_rest(run, label=label, reason=reason)
+        if is_progress_due:
+            began = time.monotonic()
+            runs.add_event(run)
+            # It counts the ledger: the larger that is, the seldomer.
+            took = time.monotonic() - began
+            self._progress_seconds = max(PROGRESS_SECONDS, took / PROGRESS_SHARE)
+        return Shared(signs=signs, is_alone=is_alone, is_turn_over=self._is_turn_over())
+
+    def _is_turn_over(self) -> bool:
+        """A run that no worker has time for gets this one soon, not after the whole slice."""
+        has_had_turn = time.monotonic() - self._began_at >= SHORT_TURN_SECONDS
+        return has_had_turn and runs.is_anybody_waiting(but=self._held.run_id)
 
 
 def _conclude(run_id: int, result: SliceResult) -> NextStep:
     if result.is_lease_lost:
         # Somebody else is at it, or it was ended: nothing that this slice saw counts any more.
         return NextStep()
-    if result.block_reason:
-        runs.block_run(run_id, reason=result.block_reason)
-        return NextStep()
-    if result.is_host_given_up:
-        runs.give_up_host(run_id)
-        return NextStep()
     if result.is_budget_down:
         return NextStep()  # the regular scan comes back to it
+    if result.parked:
+        runs.park_run(run_id, result.parked)
     return runs.advance_run(run_id)
 
 
@@ -131,7 +187,7 @@ def find_idle_runs() -> list[int]:
     found = []
     for run_id in Run.objects.exclude(state__in=FINAL_STATES).values_list("pk", flat=True):
         try:
-            if runs.advance_run(run_id).is_due and _has_room(run_id):
+            if runs.advance_run(run_id).is_due and runs.wants_worker(run_id):
                 found.append(run_id)
         except Run.DoesNotExist:
             continue
@@ -141,11 +197,6 @@ def find_idle_runs() -> list[int]:
             # One run that cannot be read must not keep all others from their workers.
             logger.exception("The scan cannot advance run %d.", run_id)
     return found
-
-
-def _has_room(run_id: int) -> bool:
-    live = Slice.objects.filter(run_id=run_id, expires_at__gte=timezone.now()).count()
-    return live < settings.RUN_SLICES
 
 
 def _worker_name() -> str:

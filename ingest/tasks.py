@@ -3,6 +3,7 @@ database, so that a lost or doubled message does no harm."""
 
 from __future__ import annotations
 
+import contextlib
 from datetime import timedelta
 from typing import Any
 
@@ -10,10 +11,12 @@ from celery import shared_task
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from ingest import slices
+from ingest import services, slices
 from ingest.models import Delivery, ErrorLog, Record, Request, Run, Source
 
 SCAN_SECONDS = 5
+# A worker that is free joins a run at once; one that becomes free later is not held to it.
+HELPER_SECONDS = 2
 # Longer waits are left to the regular scan.
 MAX_COUNTDOWN_SECONDS = 60
 PURGE_ROWS = 2_000
@@ -22,8 +25,14 @@ PURGE_ROWS = 2_000
 @shared_task(ignore_result=True)
 def run_slice(run_id: int) -> None:
     """Works on a run for up to SLICE_SECONDS and wakes itself as long as there is work."""
+
+    def call_helper() -> None:
+        # Without a broker the regular scan finds the work.
+        with contextlib.suppress(run_slice.OperationalError):
+            run_slice.apply_async((run_id,), expires=HELPER_SECONDS)
+
     try:
-        step = slices.run_slice(run_id)
+        step = slices.run_slice(run_id, call_helper=call_helper)
     except Run.DoesNotExist:
         return  # purged with its source
     if step.is_due:
@@ -40,6 +49,12 @@ def scan_due() -> None:
     for run_id in slices.find_idle_runs():
         # The next scan asks again: while no worker is up, messages must not pile up.
         run_slice.apply_async((run_id,), expires=SCAN_SECONDS * 2)
+
+
+@shared_task(ignore_result=True)
+def start_scheduled_run(source_id: int) -> None:
+    """Called by the beat when a source's schedule comes round."""
+    services.start_scheduled_run(source_id)
 
 
 @shared_task(ignore_result=True)

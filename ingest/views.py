@@ -5,31 +5,31 @@ Everyone who is signed in may look; what changes something is a POST for owners 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import django_tables2 as tables
 from django.contrib import messages
 from django.contrib.auth.mixins import LoginRequiredMixin
 from django.core.exceptions import PermissionDenied
-from django.core.handlers.asgi import ASGIRequest
 from django.core.paginator import Paginator
 from django.db.models import OuterRef, QuerySet, Subquery
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect
+from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views import View
 from django.views.generic import FormView, TemplateView
 
 from ingest import permissions as access
-from ingest import reconcile, selectors, services
+from ingest import reconcile, runs, schedules, selectors, services
 from ingest.bars import draw_outcomes
 from ingest.errors import ConfigurationInvalid, IngestError, RunActive
 from ingest.forms import SourceForm, list_problems
-from ingest.models import Job, Run, Source
+from ingest.models import EventKind, Job, Run, Source
 from ingest.outcomes import Outcome
+from ingest.review import review_run
 from ingest.runlists import describe_runs
-from ingest.runlog import write_run_log, write_run_log_async
+from ingest.runlog import write_run_log
 from ingest.tables import JobTable, RunTable, SourceTable
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ else:
 
 GAPS_PER_PAGE = 50
 EVENTS_SHOWN = 50
+ALERTS_SHOWN = 3
 ROWS_PER_PAGE = 25
 
 
@@ -65,14 +66,15 @@ class SourceView(LoginRequiredMixin, TemplateView):
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         source = _get_source(self.kwargs["slug"])
-        runs = access.visible_runs().filter(source=source)
-        table = RunTable(runs, exclude=("source",))
+        rows = access.visible_runs().filter(source=source)
+        table = RunTable(rows, exclude=("source",))
         tables.RequestConfig(self.request, paginate={"per_page": ROWS_PER_PAGE}).configure(table)
         _prepare_runs(table)
         return super().get_context_data(
             **kwargs,
             source=source,
             configuration=source.configuration,
+            next_due_at=schedules.next_due_at(source, now=timezone.now()),
             table=table,
             may_write=access.may_write(self.request.user, source),
         )
@@ -143,6 +145,8 @@ class RunView(LoginRequiredMixin, TemplateView):
             records=described["records"],
             rate=described["rate_per_second"],
             duration=_duration(run),
+            workers=0 if run.is_finished else runs.count_workers(run.pk),
+            alerts=run.events.filter(kind=EventKind.ALERT).order_by("-seq")[:ALERTS_SHOWN],
             events=run.events.order_by("-seq")[:EVENTS_SHOWN],
             may_write=access.may_write(self.request.user, run.source),
         )
@@ -151,13 +155,16 @@ class RunView(LoginRequiredMixin, TemplateView):
         return context
 
     def _report(self, run: Run) -> dict[str, Any]:
-        books = reconcile.reconcile_run(run).as_dict()
         outcome = self.request.GET.get("outcome", "")
-        gaps = [gap for gap in books["missing"] if outcome in ("", gap["outcome"])]
+        rows = reconcile.select_missing(run)
+        if outcome:
+            rows = rows.filter(outcome=outcome)
+        page = Paginator(rows, GAPS_PER_PAGE).get_page(self.request.GET.get("page"))
         return {
-            "books": books,
+            "books": review_run(run),
             "gap_outcome": outcome if outcome in Outcome.values else "",
-            "gaps": Paginator(gaps, GAPS_PER_PAGE).get_page(self.request.GET.get("page")),
+            "gap_page": page,
+            "gaps": list(reconcile.describe_missing(run, page)),
         }
 
 
@@ -192,12 +199,9 @@ class CancelRunView(RunActionView):
 class RunLogView(LoginRequiredMixin, View):
     def get(self, request: HttpRequest, run_id: int) -> StreamingHttpResponse:
         run = _get_run(run_id)
-        write: Callable[[Run], Any] = (
-            write_run_log_async if isinstance(request, ASGIRequest) else write_run_log
-        )
         name = f"{run.source.slug}-run-{run.pk}.csv"
         return StreamingHttpResponse(
-            write(run),
+            write_run_log(run),
             content_type="text/csv; charset=utf-8",
             headers={"Content-Disposition": f'attachment; filename="{name}"'},
         )
@@ -238,8 +242,8 @@ def _require_write(request: HttpRequest, source: Source) -> None:
 
 def _prepare_runs(table: RunTable) -> None:
     """Give each run on the page what its columns draw, whatever the number of runs."""
-    runs = list(table.page.object_list.data)
-    for run, described in zip(runs, describe_runs(runs), strict=True):
+    shown = list(table.page.object_list.data)
+    for run, described in zip(shown, describe_runs(shown), strict=True):
         run.bar = draw_outcomes(described["outcomes"])
         run.rate = described["rate_per_second"]
 

@@ -10,33 +10,38 @@ touches the database runs in one thread of its own, because Django's connections
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
+import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import ParamSpec, TypeVar
 
 import uvloop
 from django.conf import settings
-from django.db import connections
+from django.db import connections, transaction
 from django.utils import timezone
 from redis.exceptions import RedisError
 
-from ingest import ledger
+from ingest import ledger, stopping
 from ingest.configuration import SourceConfiguration
 from ingest.errors import LeaseLost
 from ingest.fetch.answers import Answer, Reply, Verdict
 from ingest.fetch.backoff import DELAYING_STATUS, jittered_wait, read_retry_after
-from ingest.fetch.budget import Budget
+from ingest.fetch.budget import Budget, Parked
 from ingest.fetch.classify import Classifier, is_repeated
 from ingest.fetch.guard import AddressGuard
+from ingest.fetch.keys import KeyRing
 from ingest.fetch.pace import Pace
+from ingest.fetch.rotation import Rotation
 from ingest.fetch.signs import Signs, SignWatch
 from ingest.fetch.transport import Transport
-from ingest.models import Request, Slice
+from ingest.hosts import HostBook, name_member, name_origin
+from ingest.ledger import Claim
+from ingest.models import Slice
 from ingest.outcomes import Outcome
 from ingest.plans import address_of, prepare_request
 from ingest.secrets import Redactor
@@ -47,54 +52,96 @@ P = ParamSpec("P")
 FLUSH_ANSWERS = 500
 # Answers may hold many records: SQLite's one writer must not be kept for long.
 FLUSH_RECORDS = 5_000
+FLUSH_BYTES = 8_000_000
 FLUSH_SECONDS = 0.5
+# Nothing more is sent while answers that weigh this much wait to be written.
+MAX_WAITING_BYTES = 64_000_000
+# Of each record beside its text.
+RECORD_BYTES = 1_000
 MAX_QUEUED = 1_000
 LARGE_BODY_BYTES = 200_000
 # Beyond it the wait is `cap_seconds` anyway, and the column ends at 32,767.
 MAX_BACKOFF_STEP = 60
 IDLE_SECONDS = 0.05
+# After each statement the ledger's thread waits this long for a loop that has much to do.
+SWITCH_SECONDS = 0.001
+# How often the lease is renewed, and the slices of a run hear of each other, without a flush.
+REPORT_SECONDS = 1.0
 # A slice stays for rows that are due within this time; for later ones it frees its worker.
 LINGER_SECONDS = 2.0
 # How long answers that are under way are still waited for once the source has shut us out.
 BLOCKED_PATIENCE_SECONDS = 5.0
+# The same for a worker that was asked to stop: whoever asked kills it after a few seconds more.
+STOPPING_PATIENCE_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What a slice learns when it reports: the signs that all slices of the run have seen, whether
+    it is the only one, and whether it had better make room for a run that waits for a worker."""
+
+    signs: Signs
+    is_alone: bool
+    is_turn_over: bool
 
 
 @dataclass(frozen=True, slots=True)
 class SliceTask:
-    """What a slice works on. `on_flush` is called in the database thread after each flush."""
+    """What a slice works on.
+
+    `share` hands over what the slice saw until the given time (epoch seconds). It is called in the
+    database thread, inside a transaction that has locked the run.
+    """
 
     held: Slice
     source_id: int
     configuration: SourceConfiguration
     redact: Redactor
-    signs: Signs
+    shared: Shared
     is_sweep: bool
     deadline_at: datetime
-    on_flush: Callable[[Signs], None]
+    share: Callable[[Signs, float], Shared]
 
 
 @dataclass(slots=True)
 class SliceResult:
-    """What a slice did, and why it thinks that the run should not go on as before."""
+    """What a slice met that it could not put into the run's signs."""
 
-    block_reason: str = ""
-    is_host_given_up: bool = False
     is_lease_lost: bool = False
     is_budget_down: bool = False
+    parked: Parked | None = None
 
 
 def work_on_slice(task: SliceTask) -> SliceResult:
     """Runs one slice to its end. The caller closes the lease."""
+    usual_seconds = sys.getswitchinterval()
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger") as database:
         try:
+            sys.setswitchinterval(SWITCH_SECONDS)
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 return runner.run(_SliceRunner(task, database).run())
         finally:
+            sys.setswitchinterval(usual_seconds)
             database.submit(connections.close_all).result()
 
 
 class _SendGivenUp(Exception):
     """A redirect may not be followed any more."""
+
+
+class _Leave:
+    """When a send was free to leave."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self.renew()
+
+    def renew(self) -> None:
+        self._at = time.monotonic()
+
+    @property
+    def is_late(self) -> bool:
+        return time.monotonic() - self._at > self._budget.patience_seconds
 
 
 class _SliceRunner:
@@ -103,25 +150,36 @@ class _SliceRunner:
         self.task = task
         self.database = database
         self.result = SliceResult()
-        self.watch = SignWatch(task.configuration, task.signs)
+        signs = task.shared.signs
+        self.watch = SignWatch(task.configuration, signs, is_alone=task.shared.is_alone)
         self.classifier = Classifier.of(task.configuration, redact=task.redact)
+        self.rotation = Rotation(self.watch)
+        self.keys = KeyRing(len(task.configuration.request.api_key), self.rotation)
         self.random = random.Random()  # noqa: S311 - jitter, not a secret
         self.capacity = queue_size(limits.per_second, limits.concurrency)
-        self.queue: asyncio.Queue[Request] = asyncio.Queue(maxsize=self.capacity)
+        self.queue: asyncio.Queue[Claim] = asyncio.Queue(maxsize=self.capacity)
         self.answers: list[Answer] = []
+        self.waiting_bytes = 0
         self.has_batch = asyncio.Event()
         self.is_probing = self.watch.is_host_down
         self.in_flight = 0
         self.flushing = asyncio.Lock()
+        self.reading = asyncio.Lock()
         self.ends_at = time.monotonic() + settings.SLICE_SECONDS
+        self.lease_ends_at = 0.0  # the first claim renews it
         self.pace = Pace(
-            configured=limits.per_second, rate=task.signs.rate, held_until=task.signs.held_until
+            configured=limits.per_second,
+            rate=signs.rate,
+            held_until=signs.held_until,
         )
+        origin = name_origin(task.configuration.request.origin)
         self.budget = Budget(
             redis_url=settings.REDIS_BUDGET_URL,
-            origin="{}://{}:{}".format(*task.configuration.request.origin),
-            member=f"slice-{task.held.pk}",
-            rate=self.pace.limit,
+            origin=origin,
+            member=name_member(task.held.run_id),
+            limits=limits,
+            book=HostBook(origin, self._in_database),
+            pace=self.pace,
         )
 
     async def run(self) -> SliceResult:
@@ -133,6 +191,8 @@ class _SliceRunner:
             guard=guard,
             concurrency=limits.concurrency,
             max_body_bytes=limits.max_body_bytes,
+            rotation=self.rotation,
+            is_paced=self.budget.has_limits,
         ) as self.transport:
             workers = [asyncio.create_task(self._send_rows()) for _ in range(limits.concurrency)]
             flusher = asyncio.create_task(self._flush_regularly())
@@ -146,8 +206,7 @@ class _SliceRunner:
                     each.cancel()
                 await asyncio.gather(*workers, flusher, heart, return_exceptions=True)
                 await self.budget.close()
-        self.result.block_reason = self.watch.block_reason
-        self.result.is_host_given_up = self.watch.is_given_up
+        self.result.parked = self.budget.parked
         return self.result
 
     async def _until_first_failure(
@@ -172,17 +231,30 @@ class _SliceRunner:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.database, lambda: function(*args, **kwargs))
 
+    async def _under_lease(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The same for what renews the lease, or raises LeaseLost."""
+        began = time.monotonic()
+        result = await self._in_database(function, *args, **kwargs)
+        self.lease_ends_at = began + settings.LEASE_SECONDS
+        return result
+
     # ---- ledger → queue
 
     async def _feed_and_drain(self) -> None:
         await self._feed()
         self.budget.is_closed = True  # unsent rows go back with the lease
-        patience = time.monotonic() + BLOCKED_PATIENCE_SECONDS
-        while self.in_flight and not (self.watch.block_reason and time.monotonic() > patience):
-            if timezone.now() >= self.task.deadline_at:
+        ended_at = time.monotonic()
+        while self.in_flight and time.monotonic() - ended_at < self._patience_seconds():
+            if timezone.now() >= self.task.deadline_at or stopping.is_asked_to_stop():
                 self.budget.shut()
             await asyncio.sleep(IDLE_SECONDS)
         await self._flush_rest()
+
+    def _patience_seconds(self) -> float:
+        """How long answers are waited for once nothing new is sent."""
+        if stopping.is_asked_to_stop():
+            return STOPPING_PATIENCE_SECONDS
+        return BLOCKED_PATIENCE_SECONDS if self.watch.block_reason else float("inf")
 
     async def _feed(self) -> None:
         while self._may_go_on():
@@ -190,7 +262,7 @@ class _SliceRunner:
             if not wanted:
                 await asyncio.sleep(IDLE_SECONDS / 5)
                 continue
-            rows = await self._in_database(ledger.claim_requests, self.task.held, limit=wanted)
+            rows = await self._under_lease(ledger.claim_requests, self.task.held, limit=wanted)
             for row in rows:
                 self.queue.put_nowait(row)
             if not rows and not await self._wait_for_due_rows():
@@ -199,10 +271,12 @@ class _SliceRunner:
     def _may_go_on(self) -> bool:
         return (
             time.monotonic() < self.ends_at
+            and not stopping.is_asked_to_stop()
             and timezone.now() < self.task.deadline_at
             and not self.budget.is_closed
             and not self.watch.is_given_up
             and not self._is_probe_far()
+            and not self._is_held_long()
         )
 
     def _wanted_rows(self) -> int:
@@ -217,6 +291,10 @@ class _SliceRunner:
             return False
         wait = self.watch.signs.probe_after - time.time()
         return wait > LINGER_SECONDS
+
+    def _is_held_long(self) -> bool:
+        """The host asked for a delay that is longer than a worker should wait for it."""
+        return self.pace.held_until - time.time() > LINGER_SECONDS
 
     async def _wait_for_due_rows(self) -> bool:
         """Waits a moment for rows to become due; False when the slice had better end."""
@@ -241,8 +319,7 @@ class _SliceRunner:
             # Counted before the wait for a slot, so that the slice does not end under it.
             self.in_flight += 1
             try:
-                await self._wait_while_held()
-                if await self.budget.wait_for_slot():
+                if await self._wait_for_leave():
                     await self._send_row(row)
             except _SendGivenUp:
                 pass  # the source is shut, or the time is over: the row stays as it was
@@ -253,26 +330,63 @@ class _SliceRunner:
             finally:
                 self.in_flight -= 1
 
-    async def _send_row(self, row: Request) -> None:
+    async def _send_row(self, row: Claim) -> None:
         configuration = self.task.configuration
-        request = prepare_request(configuration, row.key, turn=row.position + row.attempts)
+        turn = self.keys.choose(row.position + row.attempts)
+        request = prepare_request(configuration, row.key, turn=turn)
         sent_at = time.time()
-        reply = await self.transport.send(request, before_hop=self._wait_for_hop)
+        leave = _Leave(self.budget)
+        reply = await self.transport.send(
+            request,
+            before_hop=partial(self._wait_for_hop, leave),
+            after_connect=partial(self._wait_if_late, leave),
+        )
         verdict = await self._classify(reply)
-        self._heed_signs(reply, verdict, sent_at=sent_at)
-        self.answers.append(self._answer(row, reply, verdict))
-        if len(self.answers) >= FLUSH_ANSWERS:
+        self.keys.note(turn, verdict, reply.status, since=sent_at)
+        self._heed_signs(row, reply, verdict, sent_at=sent_at)
+        answer = self._answer(row, reply, verdict)
+        self.answers.append(answer)
+        self.waiting_bytes += answer.weight_bytes
+        if self._has_full_batch():
             self.has_batch.set()
 
-    async def _wait_for_hop(self) -> None:
-        if not await self.budget.wait_for_slot(is_under_way=True):
+    async def _wait_for_leave(self) -> bool:
+        """Returns when the next send may leave; False when the slice ends first.
+
+        Nothing is sent beyond the lease: a worker that was paused, or whose database is away, does
+        not know whether somebody else works on its rows by now.
+        """
+        await self._wait_while_held()
+        while self.waiting_bytes >= MAX_WAITING_BYTES and not self.budget.is_closed:
+            await asyncio.sleep(IDLE_SECONDS / 5)
+        while await self.budget.wait_for_slot():
+            if self.pace.held_until > time.time():  # heard of while the slot was waited for
+                await self._wait_while_held()
+                continue
+            if time.monotonic() < self.lease_ends_at:
+                return True
+            while time.monotonic() >= self.lease_ends_at:
+                await asyncio.sleep(IDLE_SECONDS)
+        return False
+
+    async def _wait_for_hop(self, leave: _Leave) -> None:
+        is_free = await self.budget.wait_for_slot(is_under_way=True)
+        if not is_free or time.monotonic() >= self.lease_ends_at:
             raise _SendGivenUp
+        leave.renew()
+
+    async def _wait_if_late(self, leave: _Leave) -> None:
+        """Opening a connection takes several round trips; by then the slot may be too old."""
+        if leave.is_late:
+            await self._wait_for_hop(leave)
 
     async def _classify(self, reply: Reply) -> Verdict:
         if len(reply.body) < LARGE_BODY_BYTES:
             return self.classifier.classify(reply)
-        # Seconds of work, during which the lease must be renewed and other answers read.
-        return await asyncio.to_thread(self.classifier.classify, reply)
+        # Seconds of work, during which the lease must be renewed and other answers read. One at a
+        # time: what a large body holds takes many times its memory.
+        async with self.reading:
+            return await asyncio.to_thread(self.classifier.classify, reply)
 
     async def _wait_while_held(self) -> None:
         """Waits out a delay that the whole host has asked for."""
@@ -282,10 +396,10 @@ class _SliceRunner:
                 return
             await asyncio.sleep(min(wait, IDLE_SECONDS * 4))
 
-    def _heed_signs(self, reply: Reply, verdict: Verdict, *, sent_at: float) -> None:
+    def _heed_signs(self, row: Claim, reply: Reply, verdict: Verdict, *, sent_at: float) -> None:
         """Learns the rate, and stops what is queued once the source is shut or its host is down."""
         now = time.time()
-        self.watch.note(verdict, reply.status, sent_at=sent_at, at=now)
+        self.watch.note(verdict, reply.status, sent_at=sent_at, at=now, key=row.key)
         self.pace.note(
             sent_at=sent_at,
             now=now,
@@ -293,13 +407,27 @@ class _SliceRunner:
             named_wait=_named_wait(reply),
             cap=self.task.configuration.retry.cap_seconds,
         )
-        self.watch.signs.rate, self.watch.signs.held_until = self.pace.rate, self.pace.held_until
-        self.budget.limit_to(self.pace.limit)
+        self.watch.note_pace(self.pace.rate, self.pace.held_until, at=now)
+        self.budget.heed_pace()
+        self._stop_where_shut()
+
+    def _adopt(self, shared: Shared) -> None:
+        """Goes on with what all slices of the run know together."""
+        self.watch.adopt(shared.signs, is_alone=shared.is_alone)
+        signs = self.watch.signs
+        # The learned rate comes with the leases, which are sooner.
+        self.pace.hold_until(signs.held_until)
+        self.budget.heed_pace()
+        if shared.is_turn_over:
+            self.ends_at = min(self.ends_at, time.monotonic())
+        self._stop_where_shut()
+
+    def _stop_where_shut(self) -> None:
         self.is_probing = self.is_probing and self.watch.is_host_down
         if self.watch.block_reason or (self.watch.is_host_down and not self.is_probing):
             self.budget.shut()
 
-    def _answer(self, row: Request, reply: Reply, verdict: Verdict) -> Answer:
+    def _answer(self, row: Claim, reply: Reply, verdict: Verdict) -> Answer:
         now = timezone.now()
         due_at, backoff_step = self._when_again(row, reply, verdict, now)
         return Answer(
@@ -318,10 +446,11 @@ class _SliceRunner:
             latency_ms=round(reply.latency_ms, 3),
             answered_at=now,
             due_at=due_at,
+            weight_bytes=len(reply.body) + RECORD_BYTES * len(verdict.records),
         )
 
     def _when_again(
-        self, row: Request, reply: Reply, verdict: Verdict, now: datetime
+        self, row: Claim, reply: Reply, verdict: Verdict, now: datetime
     ) -> tuple[datetime | None, int]:
         """(when this pass sends the row again, or None; the row's backoff step after that)."""
         retry = self.task.configuration.retry
@@ -352,26 +481,45 @@ class _SliceRunner:
 
     async def _flush_regularly(self) -> None:
         while True:
-            with contextlib.suppress(TimeoutError):
+            try:
                 await asyncio.wait_for(self.has_batch.wait(), FLUSH_SECONDS)
-            self.has_batch.clear()
-            await self._flush_rest()
+            except TimeoutError:
+                await self._flush_rest()
+            else:
+                self.has_batch.clear()
+                # A flush of few answers takes half as long as a full one.
+                await self._flush_rest(only_full=True)
 
-    async def _flush_rest(self) -> None:
+    def _has_full_batch(self) -> bool:
+        return len(self.answers) >= FLUSH_ANSWERS or self.waiting_bytes >= FLUSH_BYTES
+
+    async def _flush_rest(self, *, only_full: bool = False) -> None:
         async with self.flushing:
-            while self.answers:
+            while self._has_full_batch() or (self.answers and not only_full):
                 batch = next_batch(self.answers)
-                await self._in_database(self._flush, batch)
+                self._adopt(await self._under_lease(self._flush, batch, self._take_news()))
                 del self.answers[: len(batch)]
+                self.waiting_bytes -= sum(answer.weight_bytes for answer in batch)
 
-    def _flush(self, batch: list[Answer]) -> None:
-        ledger.flush_answers(self.task.held, batch, source_id=self.task.source_id)
-        self.task.on_flush(self.watch.signs)
+    def _take_news(self) -> Callable[[], Shared]:
+        return partial(self.task.share, self.watch.take_news(), time.time())
+
+    def _flush(self, batch: list[Answer], share: Callable[[], Shared]) -> Shared:
+        return ledger.flush_answers(
+            self.task.held, batch, source_id=self.task.source_id, share=share
+        )
 
     async def _renew_regularly(self) -> None:
         while True:
-            await asyncio.sleep(min(1.0, settings.LEASE_SECONDS / 3))
-            await self._in_database(ledger.renew_slice, self.task.held)
+            await asyncio.sleep(min(REPORT_SECONDS, settings.LEASE_SECONDS / 3))
+            async with self.flushing:  # reports reach the run in the order of their times
+                self._adopt(await self._under_lease(self._report, self._take_news()))
+
+    def _report(self, share: Callable[[], Shared]) -> Shared:
+        with transaction.atomic():
+            ledger.lock_run(self.task.held.run_id)
+            ledger.renew_slice(self.task.held)
+            return share()
 
 
 def _named_wait(reply: Reply) -> float | None:
@@ -382,10 +530,11 @@ def _named_wait(reply: Reply) -> float | None:
 
 def next_batch(answers: Sequence[Answer]) -> list[Answer]:
     """The first answers, as many as one short transaction bears: one at least."""
-    records = 0
+    records = weight = 0
     for count, answer in enumerate(answers[:FLUSH_ANSWERS]):
         records += len(answer.verdict.records)
-        if count and records > FLUSH_RECORDS:
+        weight += answer.weight_bytes
+        if count and (records > FLUSH_RECORDS or weight > FLUSH_BYTES):
             return list(answers[:count])
     return list(answers[:FLUSH_ANSWERS])
 

@@ -9,8 +9,9 @@ from django.contrib import admin
 from django.test import Client
 from django.urls import reverse
 
+from ingest import runs
 from ingest.admin import ErrorLogAdmin
-from ingest.models import ErrorLog, Job, Outbox, Record, Request, Run, Source
+from ingest.models import ErrorLog, Job, Outbox, Record, Request, Run, RunEvent, Source
 from tests.ingest.clients import visit_as
 from tests.ingest.factories import (
     FetchErrorFactory,
@@ -24,7 +25,7 @@ from tests.ingest.factories import (
 
 pytestmark = pytest.mark.django_db
 
-MODELS: tuple[Any, ...] = (Source, Run, Request, Record, ErrorLog, Job, Outbox)
+MODELS: tuple[Any, ...] = (Source, Run, Request, Record, ErrorLog, Job, Outbox, RunEvent)
 
 
 @pytest.fixture
@@ -43,6 +44,7 @@ def rows() -> None:
     ServerErrorFactory()
     RecordFactory(source=run.source)
     JobFactory(run=run)
+    runs.add_alert(run, "The source is shut to us.")
 
 
 @pytest.mark.usefixtures("rows")

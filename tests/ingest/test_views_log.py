@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import tracemalloc
 from typing import Any
 
 import pytest
-from django.test import AsyncClient
 
-from ingest import runlog
+from ingest import ledger, runlog
+from ingest.configuration import parse_configuration
 from ingest.models import Request
 from tests.ingest.clients import visit_as
-from tests.ingest.factories import SourceFactory, UserFactory, finish_run
+from tests.ingest.factories import RunFactory, SourceFactory, UserFactory, configure, finish_run
 
 
 def rows_of(text: str) -> list[dict[str, str]]:
@@ -81,14 +82,20 @@ def test_the_log_is_read_in_chunks_and_not_at_once(
         assert sum(chunk.count("\r\n") for chunk in chunks) == 3
 
 
-@pytest.mark.django_db(transaction=True)
-async def test_the_log_streams_over_asgi_too() -> None:
-    from asgiref.sync import sync_to_async
-
-    run = await sync_to_async(finish_run)(await sync_to_async(SourceFactory)(), ["failed"] * 3)
-    client = AsyncClient()
-    await client.aforce_login(await sync_to_async(UserFactory)())
-    response: Any = await client.get(f"/runs/{run.pk}/log.csv")
-    assert response.is_async
-    text = "".join([part.decode() async for part in response.streaming_content])
-    assert [row["key"] for row in rows_of(text)] == ["1", "2", "3"]
+@pytest.mark.django_db
+def test_the_memory_that_a_log_takes_does_not_grow_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runlog, "ROWS_PER_CHUNK", 100)
+    peaks = []
+    for stop in (300, 1_500):
+        run = RunFactory(source__configuration=configure("many"), planned_total=stop)
+        plan = {"type": "range", "name": "id", "start": 1, "stop": stop}
+        ledger.plan_rows(run, parse_configuration({**run.configuration["source"], "plan": plan}))
+        tracemalloc.start()
+        try:
+            assert sum(chunk.count("\r\n") for chunk in runlog.write_run_log(run)) == stop + 1
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    assert peaks[1] < 1.3 * peaks[0]
