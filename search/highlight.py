@@ -12,6 +12,7 @@ from itertools import islice
 
 from search.distance import is_within, is_within_prefix
 from search.plan import BODY, TITLE, Clause, Plan, Tier
+from search.shelves import find_shelf
 from search.text import Token, tokenize
 
 PASSAGE_CHARS = 240
@@ -59,10 +60,14 @@ def matches(clause: Clause, word: str) -> bool:
     if clause.tier is Tier.EXACT:
         return word == clause.word
     if clause.tier is Tier.PREFIX:
-        return word.startswith(clause.word)
-    if clause.tier is Tier.PREFIX_TYPO:
-        return is_within_prefix(clause.word, word, clause.edits)
-    return is_within(clause.word, word, clause.edits)
+        is_near = word.startswith(clause.word)
+    elif clause.tier is Tier.PREFIX_TYPO:
+        is_near = is_within_prefix(clause.word, word, clause.edits)
+    else:
+        is_near = is_within(clause.word, word, clause.edits)
+    if not is_near or not clause.is_shelved:
+        return is_near
+    return find_shelf(word) == find_shelf(clause.word)
 
 
 def _find_phrase(tokens: Sequence[Token], phrase: tuple[str, ...]) -> Iterator[int]:

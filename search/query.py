@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time
 from enum import StrEnum
+from typing import TypeVar
 
 from django.core.validators import slug_re
 from django.utils.translation import gettext as _
@@ -41,6 +42,16 @@ class Sort(StrEnum):
     SCORE = "score"
     OLDEST = "time"
     NEWEST = "-time"
+
+
+class Parts(StrEnum):
+    """How much of an answer is wanted: a box that suggests hits pays for no counts beside them."""
+
+    ALL = "all"
+    HITS = "hits"
+
+
+Member = TypeVar("Member", bound=StrEnum)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +103,7 @@ class SearchQuery:
     sort: Sort = Sort.NEWEST
     size: int = DEFAULT_SIZE
     cursor: cursors.Cursor | None = None
+    parts: Parts = Parts.ALL
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -107,8 +119,8 @@ class SearchQuery:
 def read_query(parameters: Mapping[str, Sequence[str]]) -> SearchQuery:
     """The query that request parameters (`dict(request.GET.lists())`) ask for.
 
-    Parameters: q, kind, source, outcome, status (comma lists), since, until, sort, size, cursor;
-    others are ignored. Raises InvalidQuery.
+    Parameters: q, kind, source, outcome, status (comma lists), since, until, sort, size, cursor,
+    parts; others are ignored. Raises InvalidQuery.
     """
     given = {name: values for name, values in parameters.items() if any(values)}
 
@@ -130,8 +142,9 @@ def read_query(parameters: Mapping[str, Sequence[str]]) -> SearchQuery:
         ),
         since_us=since_us,
         until_us=until_us,
-        sort=_read_sort(last("sort"), default=Sort.SCORE if raw.strip() else Sort.NEWEST),
+        sort=read_member("sort", last("sort"), default=Sort.SCORE if raw.strip() else Sort.NEWEST),
         size=_read_size(last("size")),
+        parts=read_member("parts", last("parts"), default=Parts.ALL),
     )
     if "cursor" not in given:
         return query
@@ -246,14 +259,16 @@ def to_microseconds(moment: datetime) -> int:
     return (elapsed.days * 86_400 + elapsed.seconds) * 1_000_000 + elapsed.microseconds
 
 
-def _read_sort(value: str, *, default: Sort) -> Sort:
+def read_member(name: str, value: str, *, default: Member) -> Member:
+    """The member of `default`'s own kind that is called `value`. Raises InvalidQuery."""
+    members = type(default)
     try:
-        return Sort(value) if value else default
+        return members(value) if value else default
     except ValueError:
         raise InvalidQuery(
-            "sort",
+            name,
             _("“%(value)s” is not one of %(known)s.")
-            % {"value": value[:80], "known": ", ".join(Sort)},
+            % {"value": value[:80], "known": ", ".join(members)},
         ) from None
 
 

@@ -7,7 +7,7 @@ An engine stores documents, answers plans and replaces its whole index at once. 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -23,6 +23,10 @@ FACETS = ("kind", "source", "outcome", "status")
 
 class IndexMissing(SearchUnavailable):
     """There is no index yet (or none of the present layout): it must be created and filled."""
+
+
+class IndexOutgrown(SearchUnavailable):
+    """A newer version of the portal keeps the index: a process of an older one must not write."""
 
 
 class Order(Enum):
@@ -44,23 +48,25 @@ class EngineHit:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A page of hits. `all_ties` names every match where there are few, to count them again."""
-
-    total: int
-    hits: list[EngineHit]
-    all_ties: tuple[int, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Summary:
     """Counts over all hits: per facet {value: count}, and {bucket start in µs: count}.
 
-    Documents without a value are in no facet entry.
+    Documents without a value are in no facet entry. A bucket spans `interval_us`.
     """
 
     facets: dict[str, dict[str | int, int]]
     histogram: dict[int, int]
+    interval_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A page of hits of `plan`, how many there are in all, and the counts if they were wanted."""
+
+    plan: Plan
+    total: int
+    hits: list[EngineHit]
+    summary: Summary | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +80,15 @@ class Applied:
 class Status:
     """`detail` is for the operator, `reason` for anybody (as in SearchUnavailable).
 
-    `is_missing`: the engine is well, but there is no index yet.
+    `is_missing`: the engine is well, but there is no index yet. `is_outdated`: the index was built
+    by another version; it answers and takes changes, until a rebuild replaces it.
     """
 
     ok: bool
     detail: str
     reason: str = ""
     is_missing: bool = False
+    is_outdated: bool = False
 
 
 class Deadline:
@@ -100,25 +108,36 @@ class Deadline:
 
 
 class View(Protocol):
-    """The index as it was at one moment; all reads of one answer go through one view."""
+    """The index as one answer reads it. What one call answers is of one moment."""
 
     def find(
-        self, plan: Plan, *, order: Order, size: int, after: Position | None, deadline: Deadline
+        self,
+        plans: Sequence[Plan],
+        *,
+        order: Order,
+        size: int,
+        after: Position | None,
+        interval_us: int | None,
+        deadline: Deadline,
     ) -> Found:
-        """The first `size` hits after the position, and how many documents match in all."""
+        """The first `size` hits after the position of the first plan that finds enough, or else of
+        the last. With `interval_us` also the counts over everything that it matches."""
         ...
 
     def read_time_bounds(self) -> tuple[int, int] | None:
-        """The earliest and latest `at_us` of the index; None when it is empty."""
+        """The earliest and latest `at_us` of the index, as of lately; None when it is empty."""
         ...
 
-    def summarise(
-        self, plan: Plan, found: Found, *, interval_us: int, deadline: Deadline
-    ) -> Summary:
-        """Facets and histogram over everything that matches. `found` is what `find` gave."""
+    def scan(self, plan: Plan, *, order: Order, batch: int = 1_000) -> Iterator[EngineHit]:
+        """Everything that matches, in order, `batch` documents in memory at a time. No deadline:
+        this is for exports. The view must be pinned, and stay open until the end."""
         ...
 
     def find_present(self, document_ids: Iterable[str]) -> set[str]: ...
+
+    def read_shown(self, document_ids: Iterable[str]) -> dict[str, bytes]:
+        """`Document.shown()` of those that are there, byte for byte as it was given."""
+        ...
 
     def count(self) -> int: ...
 
@@ -132,32 +151,48 @@ class Rebuild(Protocol):
 
     def apply(self, *, upserts: Iterable[Document], deletes: Iterable[str] = ()) -> Applied: ...
 
-    def count(self) -> int: ...
-
-    def publish(self) -> None:
-        """Answers come from the fresh index from now on."""
+    def open(self) -> View:
+        """The fresh index with everything that was applied before."""
         ...
 
-    def discard(self) -> None: ...
+    def publish(self) -> None:
+        """Answers come from the fresh index from now on. Atomic."""
+        ...
 
 
 class Engine(Protocol):
     name: str
 
-    def open(self) -> View:
-        """The index with everything that was applied before. Raises IndexMissing."""
+    def open(self, *, is_pinned: bool = False) -> View:
+        """The index with everything that was applied before. Raises IndexMissing.
+
+        All that a pinned view answers is of one moment, however long it is read.
+        """
         ...
 
     def apply(self, *, upserts: Iterable[Document], deletes: Iterable[str]) -> Applied:
         """Stores and removes documents; they are searchable on return. Idempotent.
 
         `upserts` is read to its end before `deletes`: what is absent is known only then. Raises
-        SearchUnavailable when the batch as a whole failed; then it may be given again.
+        SearchUnavailable when the batch as a whole failed; then it may be given again. Raises
+        IndexOutgrown.
         """
         ...
 
+    def rest(self) -> None:
+        """Gives back what `apply` keeps for the next batch, so that other processes may write."""
+        ...
+
     def start_rebuild(self) -> AbstractContextManager[Rebuild]:
-        """A fresh index; leaving the block without `publish` discards it."""
+        """A fresh index. Leaving the block discards it; after `publish`, the one it replaced."""
+        ...
+
+    def remove_unfinished(self) -> None:
+        """Removes what rebuilds that were killed left behind. Call it while none is under way."""
+        ...
+
+    def ping(self) -> None:
+        """Raises SearchUnavailable when a search could not be answered; far cheaper than one."""
         ...
 
     def check(self) -> Status: ...

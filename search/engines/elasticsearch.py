@@ -1,8 +1,8 @@
 """The engine for servers: an Elasticsearch 9.
 
-An index is named `<prefix>-<layout>-<n>`; the alias `<prefix>-<layout>` points to the one that
-answers. `<layout>` is a hash of mapping and document version, so that a changed layout starts
-afresh and processes of two versions do not write into one index. See docs/decisions/0058 to 0061.
+An index is named `<prefix>-v<version>-<layout>-<n>`; the alias `<prefix>-current` points to the one
+that answers. `<layout>` is a hash of mapping and document version; an index of another one goes on
+answering, and taking changes, until a rebuild. See docs/decisions/0058 to 0061 and 0079.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -29,6 +29,7 @@ from search.engines.base import (
     EngineHit,
     Found,
     IndexMissing,
+    IndexOutgrown,
     Order,
     Status,
     Summary,
@@ -36,6 +37,7 @@ from search.engines.base import (
 from search.engines.elasticsearch_bulk import write_batch
 from search.engines.elasticsearch_errors import (
     changed_by_hand,
+    describe_failed_search,
     read_only,
     translated,
 )
@@ -46,21 +48,29 @@ from search.plan import Plan
 logger = logging.getLogger(__name__)
 
 MAPPING = read_mapping()
-LAYOUT = hashlib.blake2s(
-    json.dumps([MAPPING, DOCUMENT_VERSION], sort_keys=True).encode(), digest_size=5
-).hexdigest()
 
 ADMIN_SECONDS = 30.0
-# A view that is forgotten holds old files of the index for so long.
+# A scan that is forgotten holds old files of the index for so long.
 KEEP_ALIVE = "1m"
+# Ends the alias of an index that a rebuild fills.
+FILLING = "-filling"
 # How long to trust that mapping and alias are ours without looking again.
 TRUST_SECONDS = 5.0
 # The client gives the server a little longer than the server gives itself.
 GRACE_SECONDS = 0.1
 _MAX_FACET_VALUES = 10_000
+# The server works on them side by side; most queries need one or two stages.
+_STAGES_AT_ONCE = 2
 _MAX_IDS = 5_000
+_MAX_WHOLE = 500
 # Aggregations count in doubles.
 _EXACT_DOUBLE = 2**53
+
+
+def name_layout() -> str:
+    """How documents are built and stored, as part of an index's name."""
+    facts = json.dumps([MAPPING, DOCUMENT_VERSION], sort_keys=True).encode()
+    return f"v{DOCUMENT_VERSION}-{hashlib.blake2s(facts, digest_size=5).hexdigest()}"
 
 
 class ElasticsearchEngine:
@@ -83,13 +93,15 @@ class ElasticsearchEngine:
     ) -> None:
         self._options = {"retry_on_timeout": False, "max_retries": 0, **client_options}
         self._prefix = prefix
-        self._alias = f"{prefix}-{LAYOUT}"
+        self._alias = f"{prefix}-current"
         self._index_settings = dict(index_settings)
         self._open_seconds = open_seconds
         self._closing_seconds = closing_seconds
         self._lock = threading.Lock()
         self._made: tuple[int, Elasticsearch] | None = None
+        self._bounds = _TimeBounds()
         self._trusted_until = 0.0
+        self._is_writable = False
 
     @property
     def _client(self) -> Elasticsearch:
@@ -100,25 +112,34 @@ class ElasticsearchEngine:
                     self._made = (os.getpid(), Elasticsearch(**self._options))
             return self._made[1]
 
-    def open(self) -> ElasticsearchView:
+    def open(self, *, is_pinned: bool = False) -> ElasticsearchView:
         if time.monotonic() > self._trusted_until:
             self._inspect()
-        client = self._client
-        with translated():
-            answer = client.options(request_timeout=self._open_seconds).open_point_in_time(
-                index=self._alias, keep_alive=KEEP_ALIVE, allow_partial_search_results=False
-            )
-        return ElasticsearchView(client, answer["id"], request_seconds=self._open_seconds)
+        return ElasticsearchView(
+            self._client,
+            self._alias,
+            request_seconds=self._open_seconds,
+            bounds=self._bounds,
+            is_pinned=is_pinned,
+        )
 
     def apply(self, *, upserts: Iterable[Document], deletes: Iterable[str]) -> Applied:
-        if time.monotonic() > self._trusted_until:
-            self._inspect()
+        if not self._is_writable or time.monotonic() > self._trusted_until:
+            index, facts = self._inspect()
+            self._refuse_newer(index)
+            self._add_missing_fields(facts)
+            self._is_writable = True
         rejected = write_batch(self._client, self._alias, upserts=upserts, deletes=deletes)
         if rejected:
             # A wrong mapping refuses every document: that is not the documents' fault.
             self._inspect()
         _refresh(self._client, self._alias)
+        self._bounds.forget()
         return Applied(rejected=rejected)
+
+    def rest(self) -> None:
+        """Nothing is kept that others would wait for; what they do meanwhile is looked up anew."""
+        self._is_writable = False
 
     @contextmanager
     def start_rebuild(self) -> Iterator[ElasticsearchRebuild]:
@@ -132,8 +153,28 @@ class ElasticsearchEngine:
         try:
             yield rebuild
         finally:
-            rebuild.discard()
+            rebuild.end()
             self._trusted_until = 0.0
+            self._bounds.forget()
+
+    def remove_unfinished(self) -> None:
+        with translated():
+            found = self._client.indices.get(
+                index=f"{self._prefix}-v*", features="aliases", allow_no_indices=True
+            )
+            for index, facts in found.items():
+                if f"{index}{FILLING}" in facts["aliases"]:
+                    self._client.indices.delete(index=index, ignore_unavailable=True)
+
+    def ping(self) -> None:
+        if time.monotonic() > self._trusted_until:
+            self._inspect()
+            return
+        client = self._client.options(request_timeout=self._open_seconds)
+        with translated():
+            is_there = bool(client.indices.exists_alias(name=self._alias))
+        if not is_there:
+            raise IndexMissing(f"There is no alias {self._alias}.")
 
     def check(self) -> Status:
         try:
@@ -150,27 +191,53 @@ class ElasticsearchEngine:
                 reason=error.reason or error.message,
                 is_missing=isinstance(error, IndexMissing),
             )
-        return Status(ok=True, detail=", ".join([f"{count} documents", *_list_strangers(facts)]))
+        return Status(
+            ok=True,
+            detail=", ".join([f"{count} documents", *_list_strangers(facts)]),
+            is_outdated=self._is_outdated(index),
+        )
 
     def _inspect(self) -> tuple[str, dict[str, Any]]:
         """The index behind the alias. Raises IndexMissing, or SearchUnavailable if it is not ours.
 
         Somebody's hand may have been there: answers of an index with another mapping are wrong.
         """
-        self._trusted_until = 0.0
+        self._trusted_until, self._is_writable = 0.0, False
         client = self._client.options(request_timeout=max(self._open_seconds, 1.0))
         with translated():
             found = client.indices.get(index=self._alias, flat_settings=True)
         if len(found) != 1:
             raise changed_by_hand(f"{self._alias} points to several: {', '.join(found)}.")
         ((index, facts),) = found.items()
-        problems = list(_list_problems(facts))
+        problems = []
         if index == self._alias:
             problems.append("an index stands where the alias should be")
+        elif not self._is_outdated(index):
+            problems += _list_problems(facts)
         if problems:
             raise changed_by_hand(f"{index}: {', '.join(problems)}.")
         self._trusted_until = time.monotonic() + TRUST_SECONDS
         return index, facts
+
+    def _is_outdated(self, index: str) -> bool:
+        """Whether another version than this one built the index."""
+        return not index.startswith(f"{self._prefix}-{name_layout()}-")
+
+    def _refuse_newer(self, index: str) -> None:
+        """Raises IndexOutgrown for the index of a newer version: ours would spoil its documents."""
+        version = re.match(r"-v(\d+)-", index.removeprefix(self._prefix))
+        if version and int(version[1]) > DOCUMENT_VERSION:
+            raise IndexOutgrown(f"A newer version keeps the search index: {index}")
+
+    def _add_missing_fields(self, facts: Mapping[str, Any]) -> None:
+        """Lets an index of an earlier version take the documents of this one."""
+        known = facts["mappings"].get("properties", {})
+        missing = {
+            name: field for name, field in MAPPING["properties"].items() if name not in known
+        }
+        if missing:
+            with translated():
+                self._client.indices.put_mapping(index=self._alias, properties=missing)
 
 
 def _list_problems(facts: Mapping[str, Any]) -> Iterator[str]:
@@ -225,11 +292,12 @@ class ElasticsearchRebuild:
         self._client = client.options(request_timeout=ADMIN_SECONDS)
         self._alias = alias
         self._prefix = prefix
-        self._index = f"{alias}-{time.time_ns() // 1_000_000}"
-        self._filling = f"{self._index}-filling"
+        self._index = f"{prefix}-{name_layout()}-{time.time_ns() // 1_000_000}"
+        self._filling = f"{self._index}{FILLING}"
         self._settings = dict(settings)
         self._closing_seconds = closing_seconds
         self._published = False
+        self._replaced: list[str] = []
         with translated():
             answer = self._client.indices.create(
                 index=self._index,
@@ -240,21 +308,20 @@ class ElasticsearchRebuild:
                 timeout="10s",
             )
         if not answer["shards_acknowledged"]:
-            self.discard()
+            self.end()
             raise SearchUnavailable(f"No node takes the shards of {self._index}.")
 
     def apply(self, *, upserts: Iterable[Document], deletes: Iterable[str] = ()) -> Applied:
         return Applied(write_batch(self._client, self._filling, upserts=upserts, deletes=deletes))
 
-    def count(self) -> int:
+    def open(self) -> ElasticsearchView:
         _refresh(self._client, self._index)
-        with translated():
-            answer = self._client.count(index=self._index)
-        _check_shards(answer["_shards"])
-        return int(answer["count"])
+        return ElasticsearchView(
+            self._client, self._index, request_seconds=ADMIN_SECONDS, bounds=_TimeBounds()
+        )
 
     def publish(self) -> None:
-        """Atomic: the alias is moved. Replaced indexes are removed a moment later."""
+        """Atomic: the alias is moved."""
         _refresh(self._client, self._index)
         with translated():
             facts = self._client.indices.get(index=self._index, flat_settings=True)[self._index]
@@ -265,13 +332,14 @@ class ElasticsearchRebuild:
             self._client.indices.put_settings(
                 index=self._index, settings={name: self._settings[name] for name in kept}
             )
-            answering = self._list_answering()
-            self._client.indices.update_aliases(actions=list(self._list_moves(answering)))
+            self._replaced = self._list_answering()
+            self._client.indices.update_aliases(actions=list(self._list_moves(self._replaced)))
         self._published = True
-        self._remove_replaced(answering)
 
-    def discard(self) -> None:
+    def end(self) -> None:
+        """Removes the index if it was not published, else those that it replaced."""
         if self._published:
+            self._remove_replaced()
             return
         try:
             with translated():
@@ -293,19 +361,14 @@ class ElasticsearchRebuild:
         yield {"add": {"index": self._index, "alias": self._alias}}
         yield {"remove": {"index": self._index, "alias": self._filling}}
 
-    def _remove_replaced(self, answering: list[str]) -> None:
-        """Removes older indexes of this layout, which includes what killed rebuilds left behind.
-
-        Those of other layouts go only when this one had an index before: while a new version is
-        rolled out, processes of the old one still answer from theirs.
-        """
-        layout = "[0-9a-f]{10}" if answering else LAYOUT
-        ours = re.compile(rf"{re.escape(self._prefix)}-{layout}-\d+")
-        if answering:
+    def _remove_replaced(self) -> None:
+        """Removes the indexes before this one, once no search is under way on them."""
+        if self._replaced:
             time.sleep(self._closing_seconds)
+        ours = re.compile(rf"{re.escape(self._prefix)}-v\d+-[0-9a-f]{{10}}-\d+")
         try:
             with translated():
-                known = self._client.indices.get(index=f"{self._prefix}-*", features="aliases")
+                known = self._client.indices.get(index=f"{self._prefix}-v*", features="aliases")
                 for index in known:
                     if ours.fullmatch(index) and index != self._index:
                         self._client.indices.delete(index=index, ignore_unavailable=True)
@@ -313,32 +376,95 @@ class ElasticsearchRebuild:
             logger.warning("Replaced indexes stay behind: %s", error.detail)
 
 
-class ElasticsearchView:
-    """A point in time: no refresh, write or rebuild changes what it answers."""
+class _TimeBounds:
+    """The earliest and latest time of an index, known for a while.
 
-    def __init__(self, client: Elasticsearch, point: str, *, request_seconds: float) -> None:
+    They only choose how fine a histogram is counted, so they may be a little old.
+    """
+
+    def __init__(self) -> None:
+        self._known: tuple[float, tuple[int, int]] | None = None
+
+    def recall(self) -> tuple[int, int] | None:
+        known = self._known
+        return known[1] if known and time.monotonic() < known[0] else None
+
+    def remember(self, bounds: tuple[int, int]) -> None:
+        self._known = (time.monotonic() + TRUST_SECONDS, bounds)
+
+    def forget(self) -> None:
+        self._known = None
+
+
+class ElasticsearchView:
+    """Reads the index as it is at each request; pinned, as it was when the view was opened.
+
+    Opening and closing a point in time are requests of their own, which a search does without.
+    """
+
+    def __init__(
+        self,
+        client: Elasticsearch,
+        index: str,
+        *,
+        request_seconds: float,
+        bounds: _TimeBounds,
+        is_pinned: bool = False,
+    ) -> None:
         self._client = client
-        self._point = {"id": point, "keep_alive": KEEP_ALIVE}
         self._request_seconds = request_seconds
+        self._bounds = bounds
+        self._index: dict[str, Any] = {"index": index}
+        self._point: dict[str, Any] = {}
+        if is_pinned:
+            with translated():
+                point = client.options(request_timeout=request_seconds).open_point_in_time(
+                    index=index, keep_alive=KEEP_ALIVE, allow_partial_search_results=False
+                )
+            self._index = {}
+            self._point = {"pit": {"id": point["id"], "keep_alive": KEEP_ALIVE}}
 
     def find(
-        self, plan: Plan, *, order: Order, size: int, after: Position | None, deadline: Deadline
+        self,
+        plans: Sequence[Plan],
+        *,
+        order: Order,
+        size: int,
+        after: Position | None,
+        interval_us: int | None,
+        deadline: Deadline,
     ) -> Found:
-        is_best = order is Order.BEST
-        answer = self._search(
-            deadline,
-            query=compile_scored(plan) if is_best else _unscored(plan),
-            sort=compile_sort(order),
-            size=size,
-            track_total_hits=True,
-            **({"search_after": [after.value, after.tie]} if after else {}),
-        )
-        hits = [_read_hit(hit, is_scored=is_best) for hit in answer["hits"]["hits"]]
-        total = int(answer["hits"]["total"]["value"])
-        ties = tuple(hit.tie for hit in hits) if len(hits) == total else None
-        return Found(total=total, hits=hits, all_ties=ties)
+        page: dict[str, Any] = {"size": size, "track_total_hits": True}
+        if after is not None:
+            page["search_after"] = [after.value, after.tie]
+        if interval_us is not None:
+            page["aggs"] = _compile_counts(interval_us)
+        for start in range(0, len(plans), _STAGES_AT_ONCE):
+            asked = plans[start : start + _STAGES_AT_ONCE]
+            searches = [page | _compile_search(plan, order) for plan in asked]
+            for plan, answer in zip(asked, self._search_all(searches, deadline), strict=True):
+                total = int(answer["hits"]["total"]["value"])
+                if total >= plan.enough_hits:
+                    break
+            if total >= plan.enough_hits:
+                break
+        hits = [_read_hit(hit, order) for hit in answer["hits"]["hits"]]
+        summary = None if interval_us is None else _read_counts(answer, interval_us)
+        deadline.check()
+        return Found(plan, total, hits, summary)
+
+    def scan(self, plan: Plan, *, order: Order, batch: int = 1_000) -> Iterator[EngineHit]:
+        search = {"size": batch, "track_total_hits": False} | _compile_search(plan, order)
+        while True:
+            found = self._search(seconds=ADMIN_SECONDS, **search)["hits"]["hits"]
+            yield from (_read_hit(hit, order) for hit in found)
+            if len(found) < batch:
+                return
+            search["search_after"] = found[-1]["sort"]
 
     def read_time_bounds(self) -> tuple[int, int] | None:
+        if (known := self._bounds.recall()) is not None:
+            return known
         answer = self._search(
             size=0, aggs={name: {name: {"field": "at_us"}} for name in ("min", "max")}
         )
@@ -347,32 +473,9 @@ class ElasticsearchView:
             return None
         if max(map(abs, ends)) >= _EXACT_DOUBLE:
             ends = [self._read_end(direction) for direction in ("asc", "desc")]
-        return int(ends[0]), int(ends[1])
-
-    def summarise(
-        self, plan: Plan, found: Found, *, interval_us: int, deadline: Deadline
-    ) -> Summary:
-        aggregations: dict[str, Any] = {
-            name: {"terms": {"field": name, "size": _MAX_FACET_VALUES}} for name in FACETS
-        }
-        aggregations["histogram"] = {
-            "histogram": {"field": "at_us", "interval": interval_us, "min_doc_count": 1}
-        }
-        # Few hits are found again by their ties, which is cheaper than by the typos of a query.
-        ties = found.all_ties
-        query = _unscored(plan) if ties is None else {"terms": {"tie": list(ties)}}
-        answer = self._search(deadline, size=0, query=query, aggs=aggregations)
-        counted = answer["aggregations"]
-        return Summary(
-            facets={
-                name: {bucket["key"]: bucket["doc_count"] for bucket in counted[name]["buckets"]}
-                for name in FACETS
-            },
-            histogram={
-                int(bucket["key"]): bucket["doc_count"]
-                for bucket in counted["histogram"]["buckets"]
-            },
-        )
+        bounds = (int(ends[0]), int(ends[1]))
+        self._bounds.remember(bounds)
+        return bounds
 
     def find_present(self, document_ids: Iterable[str]) -> set[str]:
         wanted = list(document_ids)
@@ -385,50 +488,109 @@ class ElasticsearchView:
             present.update(hit["_id"] for hit in answer["hits"]["hits"])
         return present
 
+    def read_shown(self, document_ids: Iterable[str]) -> dict[str, bytes]:
+        wanted = list(document_ids)
+        shown: dict[str, bytes] = {}
+        for start in range(0, len(wanted), _MAX_WHOLE):
+            part = wanted[start : start + _MAX_WHOLE]
+            answer = self._search(query={"ids": {"values": part}}, size=len(part), sort=["_doc"])
+            for hit in answer["hits"]["hits"]:
+                shown[hit["_id"]] = hit["_source"]["shown"].encode()
+        return shown
+
     def count(self) -> int:
         answer = self._search(size=0, track_total_hits=True)
         return int(answer["hits"]["total"]["value"])
 
     def close(self) -> None:
-        with suppress(SearchUnavailable), translated():
-            client = self._client.options(request_timeout=self._request_seconds)
-            client.close_point_in_time(id=self._point["id"])
+        if self._point:
+            with suppress(SearchUnavailable), translated():
+                client = self._client.options(request_timeout=self._request_seconds)
+                client.close_point_in_time(id=self._point["pit"]["id"])
 
     def _read_end(self, direction: str) -> int:
         answer = self._search(size=1, sort=[{"at_us": direction}], source=False)
         return int(answer["hits"]["hits"][0]["sort"][0])
 
-    def _search(self, deadline: Deadline | None = None, **body: Any) -> Mapping[str, Any]:
-        """One request, answered by all shards in time or not at all."""
-        seconds = self._request_seconds
-        if deadline is not None:
-            deadline.check()
-            seconds = deadline.remaining_seconds
+    def _search(self, *, seconds: float | None = None, **search: Any) -> Mapping[str, Any]:
+        """One search, answered by all shards in time or not at all."""
+        seconds = seconds or self._request_seconds
         with translated():
             answer = self._client.options(request_timeout=seconds + GRACE_SECONDS).search(
-                pit=self._point,
+                **self._index,
+                **self._point,
                 allow_partial_search_results=False,
-                timeout=f"{max(round(seconds * 1000), 1)}ms",
-                **body,
+                timeout=_count_milliseconds(seconds),
+                **search,
             )
-        if answer["timed_out"]:
-            raise SearchTimeout(f"Elasticsearch stopped the search after {seconds:.2f} s.")
-        _check_shards(answer["_shards"])
-        if deadline is not None:
-            deadline.check()
-        return answer.body  # type: ignore[no-any-return]
+        return _check_answer(answer.body)
+
+    def _search_all(
+        self, searches: Iterable[dict[str, Any]], deadline: Deadline
+    ) -> Iterator[Mapping[str, Any]]:
+        """Several searches in one request; the same holds of each."""
+        deadline.check()
+        seconds = deadline.remaining_seconds
+        header = {**self._index, "allow_partial_search_results": False}
+        timeout = {"timeout": _count_milliseconds(seconds)}
+        asked: list[dict[str, Any]] = []
+        for search in searches:
+            asked += [header, {**search, **self._point, **timeout}]
+        with translated():
+            answer = self._client.options(request_timeout=seconds + GRACE_SECONDS).msearch(
+                searches=asked
+            )
+        return map(_check_answer, answer["responses"])
 
 
-def _unscored(plan: Plan) -> dict[str, Any]:
-    return {"constant_score": {"filter": compile_plan(plan)}}
+def _count_milliseconds(seconds: float) -> str:
+    return f"{max(round(seconds * 1000), 1)}ms"
 
 
-def _read_hit(hit: Mapping[str, Any], *, is_scored: bool) -> EngineHit:
+def _check_answer(answer: Mapping[str, Any]) -> Mapping[str, Any]:
+    if "error" in answer:
+        raise describe_failed_search(answer["error"], answer["status"])
+    if answer["timed_out"]:
+        raise SearchTimeout("Elasticsearch stopped a search that took too long.")
+    _check_shards(answer["_shards"])
+    return answer
+
+
+def _compile_search(plan: Plan, order: Order) -> dict[str, Any]:
+    if order is Order.BEST:
+        query = compile_scored(plan)
+    else:
+        query = {"constant_score": {"filter": compile_plan(plan)}}
+    return {"query": query, "sort": compile_sort(order)}
+
+
+def _compile_counts(interval_us: int) -> dict[str, Any]:
+    return {
+        **{name: {"terms": {"field": name, "size": _MAX_FACET_VALUES}} for name in FACETS},
+        "histogram": {"histogram": {"field": "at_us", "interval": interval_us, "min_doc_count": 1}},
+    }
+
+
+def _read_counts(answer: Mapping[str, Any], interval_us: int) -> Summary:
+    counted = answer["aggregations"]
+    return Summary(
+        facets={
+            name: {bucket["key"]: bucket["doc_count"] for bucket in counted[name]["buckets"]}
+            for name in FACETS
+        },
+        histogram={
+            int(bucket["key"]): bucket["doc_count"] for bucket in counted["histogram"]["buckets"]
+        },
+        interval_us=interval_us,
+    )
+
+
+def _read_hit(hit: Mapping[str, Any], order: Order) -> EngineHit:
     value, tie = int(hit["sort"][0]), int(hit["sort"][1])
     return EngineHit(
         value=value,
         tie=tie,
-        score_units=value if is_scored else None,
+        score_units=value if order is Order.BEST else None,
         # Not orjson, which turns large integers into floats.
         shown=json.loads(hit["_source"]["shown"]),
     )

@@ -26,8 +26,11 @@ _TIMEOUTS = frozenset({"search_timeout_exception", "task_cancelled_exception"})
 
 
 @contextmanager
-def translated() -> Iterator[None]:
-    """Turns whatever the client raises into SearchUnavailable or one of its kinds."""
+def translated(*, but: int | None = None) -> Iterator[None]:
+    """Turns whatever the client raises into SearchUnavailable or one of its kinds.
+
+    An answer of the status `but` is raised as it is.
+    """
     try:
         yield
     except ConnectionTimeout as error:
@@ -40,6 +43,8 @@ def translated() -> Iterator[None]:
     except UnsupportedProductError as error:
         raise _wrong_version(str(error)) from error
     except ApiError as error:
+        if error.status_code == but:
+            raise
         raise _translate_answer(error) from error
 
 
@@ -94,13 +99,18 @@ def _translate_answer(answer: ApiError) -> SearchUnavailable:
         return _describe_stranger(answer)
     if not isinstance(error, dict):
         return describe_failure({"type": "error", "reason": error or body}, answer.status_code)
+    return describe_failed_search(error, answer.status_code)
+
+
+def describe_failed_search(error: Mapping[str, Any], status: int) -> SearchUnavailable:
+    """The same of a search, of which shards may have failed."""
     kinds = set(_list_kinds(error))
-    detail = f"Elasticsearch answered {answer.status_code} {error.get('type')}: {kinds}"
+    detail = f"Elasticsearch answered {status} {error.get('type')}: {kinds}"
     if kinds & _TIMEOUTS or "Time exceeded" in str(error):
         return SearchTimeout(detail)
     if error.get("type") in _SHARD_TROUBLES:
         return SearchPartial(detail, reason=_("Shards of its index are out of reach."))
-    return describe_failure(error, answer.status_code)
+    return describe_failure(error, status)
 
 
 def _describe_stranger(answer: ApiError) -> SearchUnavailable:

@@ -1,6 +1,7 @@
 """The compiler for Elasticsearch: plan → query, and positions → sort keys.
 
-Each tier of a word is one `multi_match` (best_fields) whose field boosts are the plan's points.
+Each tier of a word is one `multi_match` (best_fields) whose field boosts are the plan's points,
+with the points for its extras beside it.
 Nothing else scores: the text fields have the similarity `boolean` (a term is worth its boost),
 fuzzy and prefix clauses are constant, and `field_value_factor` multiplies the sum with the
 document's static factor. That factor is stored as RANK_UNIT + rank, so a `_score` is the whole
@@ -15,6 +16,7 @@ from typing import Any
 from search.engines.base import Order
 from search.plan import (
     ADJACENCY_POINTS,
+    EDITS,
     FIELD_BOOSTS,
     PHRASE_POINTS,
     TITLE,
@@ -23,6 +25,7 @@ from search.plan import (
     Tier,
 )
 from search.query import Filter, Kind, StatusFilter
+from search.shelves import MARK_CHARS
 
 Query = dict[str, Any]
 
@@ -74,26 +77,34 @@ def _compile_words(plan: Plan) -> Query:
 
 
 def _compile_tiers(word: tuple[Clause, ...]) -> Iterator[Query]:
-    """One `multi_match` per tier, over the fields that the tier is looked for in."""
-    for tier in Tier:
-        clauses = [clause for clause in word if clause.tier is tier]
-        if clauses:
-            yield {"multi_match": _compile_tier(tier, clauses)}
+    """One `multi_match` per tier, over the fields that the word is looked for in."""
+    tiers: dict[tuple[Any, ...], list[Clause]] = {}
+    for clause in word:
+        tiers.setdefault((clause.tier, clause.extras), []).append(clause)
+    for (tier, extras), clauses in tiers.items():
+        found = {"multi_match": _compile_tier(tier, clauses)}
+        if not extras:
+            yield found
+        else:
+            more = _best({"term": {f: {"value": term, "boost": p}}} for f, term, p in extras)
+            yield {"bool": {"must": [found], "should": [more]}}
 
 
 def _compile_tier(tier: Tier, clauses: list[Clause]) -> Query:
     names = {TITLE: PREFIXES} if tier is Tier.PREFIX_TYPO else {}
     query: Query = {
-        "query": clauses[0].word,
-        "fields": [f"{names.get(c.field, c.field)}^{c.points}" for c in clauses],
+        "query": clauses[0].indexed[1],
+        "fields": [f"{names.get(field := c.indexed[0], field)}^{c.points}" for c in clauses],
         "type": "best_fields",
     }
     if tier is Tier.PREFIX:
         # This type adds the fields up unless told to take the best.
         query |= {"type": "bool_prefix", "tie_breaker": 0}
-    if clauses[0].edits:
+    if EDITS[tier]:
         # Without a constant rewrite, 50 spellings at most would be tried, and totals be wrong.
-        query |= {"fuzziness": clauses[0].edits, "fuzzy_rewrite": "constant_score"}
+        query |= {"fuzziness": EDITS[tier], "fuzzy_rewrite": "constant_score"}
+        # There is no typo in the mark of a shelf.
+        query |= {"prefix_length": MARK_CHARS} if clauses[0].is_shelved else {}
     return query
 
 

@@ -1,27 +1,24 @@
 """The embedded engine: a tantivy index in the data folder.
 
-Files: `<index dir>/<layout>-<n>/` is an index, `<index dir>/<layout>.current` names the one that
-answers. `<layout>` is a hash of schema and document version, so a changed layout starts afresh
-beside the old index. Measured facts behind the oddities are in docs/decisions/0021 and 0022.
+Where it lives and how it is written is in `tantivy_index.py`; here it is read. Measured facts
+behind the oddities are in docs/decisions/0021 and 0022.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import shutil
 import threading
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import tantivy
 
 from search.cursor import Position
-from search.documents import DOCUMENT_VERSION, Document
+from search.documents import Document
 from search.engines.base import (
     FACETS,
     Applied,
@@ -33,7 +30,17 @@ from search.engines.base import (
     Status,
     Summary,
 )
-from search.errors import SearchUnavailable
+from search.engines.tantivy_index import (
+    SCHEMA,
+    FreshFolder,
+    KeptWriter,
+    find_current,
+    is_outdated,
+    refuse_newer,
+    remove_all_but_current,
+    translated,
+)
+from search.errors import SearchTimeout, SearchUnavailable
 from search.plan import (
     ADJACENCY_POINTS,
     FIELD_BOOSTS,
@@ -48,52 +55,14 @@ from search.query import Filter, Kind, StatusFilter
 MUST, SHOULD, MUST_NOT = tantivy.Occur.Must, tantivy.Occur.Should, tantivy.Occur.MustNot
 INTEGER = tantivy.FieldType.Integer
 
-WRITER_HEAP_BYTES = 40_000_000
-WRITER_WAIT_SECONDS = 5.0
 # Hits asked for beyond the page, so that most ties end within the first search.
 _SLACK = 30
 _PROBE_HITS = 500
 _FEW_HITS = 500
 _MAX_FACET_VALUES = 10_000
-
-
-def _build_schema() -> tantivy.Schema:
-    builder = tantivy.SchemaBuilder()
-    builder.add_text_field("id", tokenizer_name="raw", index_option="basic")
-    for name in ("kind", "source", "outcome"):
-        builder.add_text_field(name, fast=True, tokenizer_name="raw", index_option="basic")
-    for name in FIELD_BOOSTS:
-        # Fed with the words of search.text, separated by spaces.
-        builder.add_text_field(name, tokenizer_name="whitespace")
-    for name in ("status", "at_us", "tie"):
-        builder.add_integer_field(name, indexed=True, fast=True)
-    # tantivy multiplies a score by log2(2 + factor); see _store_factor.
-    builder.add_float_field("factor", fast=True)
-    builder.add_bytes_field("shown", stored=True)
-    return builder.build()
-
-
-SCHEMA = _build_schema()
-# The schema object does not tell its fields; this stands for it. Change both together.
-_LAYOUT = "tantivy 1: id kind source outcome title body status at_us tie factor shown"
-LAYOUT = hashlib.blake2s(f"{_LAYOUT}/{DOCUMENT_VERSION}".encode(), digest_size=5).hexdigest()
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Turns what tantivy raises into SearchUnavailable.
-
-    A panic in its Rust code arrives as `pyo3_runtime.PanicException`, which cannot be imported and
-    derives from BaseException.
-    """
-    try:
-        yield
-    except (ValueError, RuntimeError, OSError) as error:
-        raise SearchUnavailable(f"tantivy: {error}") from error
-    except BaseException as error:
-        if type(error).__name__ != "PanicException":
-            raise
-        raise SearchUnavailable(f"tantivy panicked: {error}") from error
+_SCAN_WINDOW = 100_000
+Ranked = np.ndarray[Any, np.dtype[Any]]
+_RANKED = np.dtype([("value", "i8"), ("tie", "i8"), ("segment", "u4"), ("doc", "u4")])
 
 
 class TantivyEngine:
@@ -105,19 +74,21 @@ class TantivyEngine:
         self._directory = directory
         self._lock = threading.Lock()
         self._opened: _Opened | None = None
+        self._writer = KeptWriter()
 
-    def open(self) -> TantivyView:
-        folder = self._find_current()
+    def open(self, *, is_pinned: bool = False) -> TantivyView:
+        """Views are pinned in any case."""
+        folder = find_current(self._directory)
         try:
             return self._open(folder)
         except SearchUnavailable:
             # A rebuild may have replaced it between the two lines above.
-            if self._find_current() == folder:
+            if find_current(self._directory) == folder:
                 raise
-            return self._open(self._find_current())
+            return self._open(find_current(self._directory))
 
     def _open(self, folder: Path) -> TantivyView:
-        with self._lock, _translated():
+        with self._lock, translated():
             opened = self._opened
             if opened is None or opened.pid != os.getpid() or opened.folder != folder:
                 opened = self._opened = _Opened(
@@ -126,20 +97,37 @@ class TantivyEngine:
             return opened.refresh()
 
     def apply(self, *, upserts: Iterable[Document], deletes: Iterable[str]) -> Applied:
-        return _write(self._find_current(), upserts=upserts, deletes=deletes)
+        folder = find_current(self._directory)
+        refuse_newer(folder)
+        return self._writer.choose(folder).write(upserts=upserts, deletes=deletes)
+
+    def rest(self) -> None:
+        self._writer.close()
 
     @contextmanager
     def start_rebuild(self) -> Iterator[TantivyRebuild]:
-        rebuild = TantivyRebuild(self._directory)
+        fresh = FreshFolder(self._directory)
         try:
-            yield rebuild
+            yield TantivyRebuild(fresh)
         finally:
-            rebuild.discard()
+            self._writer.close()
+            fresh.end()
+
+    def remove_unfinished(self) -> None:
+        remove_all_but_current(self._directory)
+
+    def ping(self) -> None:
+        find_current(self._directory)
 
     def check(self) -> Status:
         try:
             view = self.open()
-            return Status(ok=True, detail=f"{view.count()} documents")
+            folder = find_current(self._directory)
+            return Status(
+                ok=True,
+                detail=f"{view.count()} documents",
+                is_outdated=is_outdated(folder),
+            )
         except SearchUnavailable as error:
             return Status(
                 ok=False,
@@ -147,21 +135,6 @@ class TantivyEngine:
                 reason=error.reason,
                 is_missing=isinstance(error, IndexMissing),
             )
-
-    def _find_current(self) -> Path:
-        try:
-            folder = self._directory / _pointer(self._directory).read_text().strip()
-        except FileNotFoundError:
-            raise IndexMissing("There is no search index yet.") from None
-        except OSError as error:
-            raise SearchUnavailable(f"tantivy: {error}") from error
-        if not (folder / "meta.json").exists():
-            raise IndexMissing(f"The folder of the search index is gone: {folder.name}")
-        return folder
-
-
-def _pointer(directory: Path) -> Path:
-    return directory / f"{LAYOUT}.current"
 
 
 class _Opened:
@@ -186,114 +159,19 @@ class _Opened:
 
 
 class TantivyRebuild:
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        directory.mkdir(parents=True, exist_ok=True)
-        self._folder = directory / f"{LAYOUT}-{time.time_ns()}"
-        self._folder.mkdir()
-        self._published = False
-        with _translated():
-            tantivy.Index(SCHEMA, path=str(self._folder))
+    def __init__(self, fresh: FreshFolder) -> None:
+        self._fresh = fresh
 
     def apply(self, *, upserts: Iterable[Document], deletes: Iterable[str] = ()) -> Applied:
-        return _write(self._folder, upserts=upserts, deletes=deletes)
+        return self._fresh.apply(upserts=upserts, deletes=deletes)
 
-    def count(self) -> int:
-        with _translated():
-            return int(tantivy.Index.open(str(self._folder)).searcher().num_docs)
+    def open(self) -> TantivyView:
+        self._fresh.commit()
+        with translated():
+            return TantivyView(tantivy.Index.open(str(self._fresh.path)).searcher())
 
     def publish(self) -> None:
-        """Atomic: the pointer is replaced. Older indexes are removed; open readers keep theirs."""
-        pointer = _pointer(self._directory)
-        draft = pointer.with_suffix(".draft")
-        draft.write_text(self._folder.name)
-        draft.replace(pointer)
-        self._published = True
-        for folder in self._directory.iterdir():
-            if folder.is_dir() and folder != self._folder:
-                shutil.rmtree(folder, ignore_errors=True)
-
-    def discard(self) -> None:
-        if not self._published:
-            shutil.rmtree(self._folder, ignore_errors=True)
-
-
-# --- writing ----------------------------------------------------------------------------------
-
-
-def _write(folder: Path, *, upserts: Iterable[Document], deletes: Iterable[str]) -> Applied:
-    """One batch, one commit. A writer lives for one batch: nobody holds the index's lock longer."""
-    with _translated():
-        writer = _open_writer(tantivy.Index.open(str(folder)))
-    try:
-        rejected = _fill(writer, upserts=upserts, deletes=deletes)
-        with _translated():
-            writer.commit()
-            writer.wait_merging_threads()
-    except BaseException:
-        # Without rollback the documents so far would go with the next commit of this writer.
-        with suppress(Exception):
-            writer.rollback()
-            writer.wait_merging_threads()
-        raise
-    return Applied(rejected=rejected)
-
-
-def _fill(
-    writer: tantivy.IndexWriter, *, upserts: Iterable[Document], deletes: Iterable[str]
-) -> dict[str, str]:
-    rejected = {}
-    for document in upserts:
-        try:
-            stored = _store(document)
-        except ValueError as error:
-            # This document alone cannot be written; what went before it stays as it is.
-            rejected[document.id] = str(error)
-            continue
-        with _translated():
-            writer.delete_documents_by_term("id", document.id)
-            writer.add_document(stored)
-    for document_id in deletes:
-        with _translated():
-            writer.delete_documents_by_term("id", document_id)
-    return rejected
-
-
-def _open_writer(index: tantivy.Index) -> tantivy.IndexWriter:
-    gives_up_at = time.monotonic() + WRITER_WAIT_SECONDS
-    while True:
-        try:
-            return index.writer(WRITER_HEAP_BYTES, 1)
-        except ValueError as error:
-            if "LockBusy" not in str(error) or time.monotonic() > gives_up_at:
-                raise
-            time.sleep(0.01)
-
-
-def _store(document: Document) -> tantivy.Document:
-    fields: dict[str, Any] = {
-        "id": document.id,
-        "kind": document.kind.value,
-        "title": document.title_words,
-        "body": document.body_words,
-        "at_us": document.at_us,
-        "tie": document.tie,
-        "factor": _store_factor(document.rank),
-        "shown": document.shown(),
-    }
-    for name, value in (
-        ("source", document.source),
-        ("outcome", document.outcome),
-        ("status", document.status),
-    ):
-        if value is not None:
-            fields[name] = value
-    return tantivy.Document.from_dict(fields, SCHEMA)
-
-
-def _store_factor(rank: int) -> float:
-    """The value for which tantivy's log2(2 + value) is the static factor 1 + rank / RANK_UNIT."""
-    return float(2 ** (1 + rank / RANK_UNIT) - 2)
+        self._fresh.publish()
 
 
 # --- reading ----------------------------------------------------------------------------------
@@ -311,41 +189,67 @@ class TantivyView:
         self._bounds: dict[str, tuple[int, int] | None] = {}
 
     def find(
-        self, plan: Plan, *, order: Order, size: int, after: Position | None, deadline: Deadline
+        self,
+        plans: Sequence[Plan],
+        *,
+        order: Order,
+        size: int,
+        after: Position | None,
+        interval_us: int | None,
+        deadline: Deadline,
     ) -> Found:
-        with _translated():
-            search = _Search(self, compile_plan(plan), order=order, deadline=deadline)
-            page = search.collect(size, after)
-            hits = [
-                EngineHit(
-                    value=hit.value,
-                    tie=hit.tie,
-                    score_units=hit.value if order is Order.BEST else None,
-                    shown=self._read_shown(hit.address),
-                )
-                for hit in page
-            ]
-        return Found(total=search.total, hits=hits, all_ties=search.all_ties)
+        def find_now() -> Found:
+            with translated():
+                for plan in plans:
+                    search = _Search(self, compile_plan(plan), order=order, deadline=deadline)
+                    page = search.collect(size, after)
+                    if search.total >= plan.enough_hits:
+                        break
+                hits = [
+                    EngineHit(
+                        value=hit.value,
+                        tie=hit.tie,
+                        score_units=hit.value if order is Order.BEST else None,
+                        shown=self._read_shown(hit.address),
+                    )
+                    for hit in page
+                ]
+                summary = None if interval_us is None else self._summarise(search, interval_us)
+            return Found(plan, search.total, hits, summary)
+
+        return _run_in_time(find_now, deadline)
+
+    def scan(self, plan: Plan, *, order: Order, batch: int = 1_000) -> Iterator[EngineHit]:
+        with translated():
+            ordered = _rank_all(self, compile_plan(plan), order=order)
+        for start in range(0, len(ordered), batch):
+            with translated():
+                hits = [
+                    EngineHit(
+                        value=int(value),
+                        tie=int(tie),
+                        score_units=int(value) if order is Order.BEST else None,
+                        shown=self._read_shown(tantivy.DocAddress(int(segment), int(doc))),
+                    )
+                    for value, tie, segment, doc in ordered[start : start + batch]
+                ]
+            yield from hits
 
     def read_time_bounds(self) -> tuple[int, int] | None:
-        with _translated():
+        with translated():
             return self.read_bounds("at_us")
 
-    def summarise(
-        self, plan: Plan, found: Found, *, interval_us: int, deadline: Deadline
-    ) -> Summary:
-        deadline.check()
+    def _summarise(self, search: _Search, interval_us: int) -> Summary:
+        search.deadline.check()
         wanted: dict[str, Any] = {
             name: {"terms": {"field": name, "size": _MAX_FACET_VALUES}} for name in FACETS
         }
         wanted["histogram"] = {
             "histogram": {"field": "at_us", "interval": interval_us, "min_doc_count": 1}
         }
-        with _translated():
-            # A misspelled word is dear to look up and finds little: count what it found.
-            query = compile_plan(plan) if found.all_ties is None else _any_tie(found.all_ties)
-            counts = self._searcher.aggregate(query, wanted)
-        deadline.check()
+        # A misspelled word is dear to look up and finds little: count what it found.
+        ties = search.all_ties
+        counts = self._searcher.aggregate(search.query if ties is None else _any_tie(ties), wanted)
         return Summary(
             facets={name: _read_buckets(counts[name]) for name in FACETS},
             histogram={
@@ -353,16 +257,27 @@ class TantivyView:
                 for bucket in counts["histogram"]["buckets"]
                 if bucket["doc_count"]
             },
+            interval_us=interval_us,
         )
 
     def find_present(self, document_ids: Iterable[str]) -> set[str]:
         wanted = list(document_ids)
         if not wanted:
             return set()
-        with _translated():
+        with translated():
             query = tantivy.Query.term_set_query(SCHEMA, "id", wanted)
             result = self._searcher.search(query, len(wanted), count=False)
             return {self._read_shown(address)["id"] for _, address in result.hits}
+
+    def read_shown(self, document_ids: Iterable[str]) -> dict[str, bytes]:
+        wanted = list(document_ids)
+        if not wanted:
+            return {}
+        with translated():
+            query = tantivy.Query.term_set_query(SCHEMA, "id", wanted)
+            result = self._searcher.search(query, len(wanted), count=False)
+            found = [bytes(self._searcher.doc(place)["shown"][0]) for _, place in result.hits]
+        return {json.loads(shown)["id"]: shown for shown in found}
 
     def count(self) -> int:
         return int(self._searcher.num_docs)
@@ -394,6 +309,33 @@ class TantivyView:
         return shown
 
 
+def _run_in_time(work: Callable[[], Found], deadline: Deadline) -> Found:
+    """What `work` gives. Raises SearchTimeout at the end of the budget.
+
+    tantivy cannot be stopped, so what was not done in time goes on in its thread to the end of the
+    present search, while the caller has its answer. A thread costs 0.05 ms.
+    """
+    deadline.check()
+    result: list[Found] = []
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            result.append(work())
+        except BaseException as error:  # raised again below, in the thread that waits
+            failure.append(error)
+
+    thread = threading.Thread(target=run, name="search", daemon=True)
+    thread.start()
+    thread.join(max(deadline.remaining_seconds, 0))
+    if thread.is_alive():
+        raise SearchTimeout
+    if failure:
+        raise failure[0]
+    deadline.check()
+    return result[0]
+
+
 class _Search:
     """One query in one order, with ties broken by `tie`.
 
@@ -407,29 +349,29 @@ class _Search:
         self, view: TantivyView, query: tantivy.Query, *, order: Order, deadline: Deadline
     ) -> None:
         self._view = view
-        self._query = query
+        self.query = query
         self._order = order
-        self._deadline = deadline
+        self.deadline = deadline
         self._counted = False
         self.total = 0
         self.all_ties: tuple[int, ...] | None = None
 
     def collect(self, size: int, after: Position | None) -> list[_Ranked]:
         if self._order is Order.BEST:
-            return self._collect(self._query, size, after, seen=after.seen if after else 0)
+            return self._collect(self.query, size, after, seen=after.seen if after else 0)
         return self._collect_by_time(size, after)
 
     def _collect_by_time(self, size: int, after: Position | None) -> list[_Ranked]:
         if after is None:
-            return self._collect(self._query, size, None, seen=0)
+            return self._collect(self.query, size, None, seen=0)
         # Time is a field, so what comes after the position can be asked for directly.
-        self._run(self._query, 1)
+        self._run(self.query, 1)
         page = self._collect_group(after.value, size, after_tie=after.tie)
         if len(page) < size:
             bounds = (
                 (None, after.value - 1) if self._order is Order.NEWEST else (after.value + 1, None)
             )
-            rest = _restrict(self._query, "at_us", *bounds)
+            rest = _restrict(self.query, "at_us", *bounds)
             page += self._collect(rest, size - len(page), None, seen=0)
         return page
 
@@ -439,9 +381,9 @@ class _Search:
         limit = min(seen + size + _SLACK, max(self._view.count(), 1))
         while True:
             result = self._run(query, limit)
-            found = [(self._read_value(value), address) for value, address in result.hits]
+            found = [(_read_value(value, self._order), address) for value, address in result.hits]
             if len(found) >= result.count:
-                if query is self._query:
+                if query is self.query:
                     ties = self._view.read_ties([address for _, address in found])
                     self.all_ties = tuple(ties) if len(ties) <= _FEW_HITS else None
                 return self._sort(found, after)[:size]
@@ -465,12 +407,12 @@ class _Search:
         low = bounds[0] if after_tie is None else max(after_tie + 1, bounds[0])
         width = max((bounds[1] - bounds[0] + 1) * 2 * size // max(self.total, 1), 1)
         timed = self._order is not Order.BEST
-        group = _restrict(self._query, "at_us", value, value) if timed else self._query
+        group = _restrict(self.query, "at_us", value, value) if timed else self.query
         page: list[_Ranked] = []
         while low <= bounds[1] and len(page) < size:
             window = _restrict(group, "tie", low, low + width - 1)
             result = self._run(window, _PROBE_HITS)
-            found = [(self._read_value(key), address) for key, address in result.hits]
+            found = [(_read_value(key, self._order), address) for key, address in result.hits]
             if len(found) < result.count and not self._comes_before(value, found[-1][0]):
                 width = max(width // 4, 1)
                 continue
@@ -479,20 +421,11 @@ class _Search:
         return page[:size]
 
     def _run(self, query: tantivy.Query, limit: int) -> Any:
-        self._deadline.check()
-        if self._order is Order.BEST:
-            result = self._view.run(query, limit, weight_by_field="factor")
-        else:
-            newest = self._order is Order.NEWEST
-            direction = tantivy.Order.Desc if newest else tantivy.Order.Asc
-            result = self._view.run(query, limit, order_by_field="at_us", order=direction)
+        self.deadline.check()
+        result = self._view.run(query, limit, **_choose_order(self._order))
         if not self._counted:
             self.total, self._counted = result.count, True
         return result
-
-    def _read_value(self, value: float) -> int:
-        # Scores are whole units of 1/RANK_UNIT, but for the rounding of 32-bit floats.
-        return round(value * RANK_UNIT) if self._order is Order.BEST else int(value)
 
     def _comes_before(self, left: int, right: int) -> bool:
         return left < right if self._order is Order.OLDEST else left > right
@@ -509,6 +442,51 @@ class _Search:
             ranked = [hit for hit in ranked if hit.value != after.value or hit.tie > after.tie]
         sign = 1 if self._order is Order.OLDEST else -1
         return sorted(ranked, key=lambda hit: (sign * hit.value, hit.tie))
+
+
+def _rank_all(view: TantivyView, query: tantivy.Query, *, order: Order) -> Ranked:
+    """Order value, tie and place of every hit, in order: 24 bytes each, so that a million fit.
+
+    Collected in windows of `tie`; as ties are unique, a narrow one never holds too many.
+    """
+    low, last = view.read_bounds("tie") or (0, -1)
+    width = _SCAN_WINDOW
+    parts = [np.empty(0, _RANKED)]
+    while low <= last:
+        window = _restrict(query, "tie", low, low + width - 1)
+        result = view.run(window, _SCAN_WINDOW, **_choose_order(order))
+        if result.count > _SCAN_WINDOW:
+            width //= 2
+            continue
+        ties = view.read_ties([address for _, address in result.hits])
+        parts.append(
+            np.array(
+                [
+                    (_read_value(value, order), tie, address.segment_ord, address.doc)
+                    for (value, address), tie in zip(result.hits, ties, strict=True)
+                ],
+                _RANKED,
+            )
+        )
+        low += width
+        if result.count < _SCAN_WINDOW // 4:
+            width *= 2
+    ranked = np.concatenate(parts)
+    sign = 1 if order is Order.OLDEST else -1
+    in_order: Ranked = ranked[np.lexsort((ranked["tie"], sign * ranked["value"]))]
+    return in_order
+
+
+def _choose_order(order: Order) -> dict[str, Any]:
+    if order is Order.BEST:
+        return {"weight_by_field": "factor"}
+    direction = tantivy.Order.Desc if order is Order.NEWEST else tantivy.Order.Asc
+    return {"order_by_field": "at_us", "order": direction}
+
+
+def _read_value(value: float, order: Order) -> int:
+    # Scores are whole units of 1/RANK_UNIT, but for the rounding of 32-bit floats.
+    return round(value * RANK_UNIT) if order is Order.BEST else int(value)
 
 
 def _read_buckets(facet: dict[str, Any]) -> dict[str | int, int]:
@@ -543,18 +521,26 @@ def compile_plan(plan: Plan) -> tantivy.Query:
 
 
 def _compile_clause(clause: Clause) -> tantivy.Query:
+    field, word = clause.indexed
     if clause.tier is Tier.EXACT:
-        found = tantivy.Query.term_query(SCHEMA, clause.field, clause.word)
+        found = tantivy.Query.term_query(SCHEMA, field, word)
     else:
         found = tantivy.Query.fuzzy_term_query(
             SCHEMA,
-            clause.field,
-            clause.word,
+            field,
+            word,
             clause.edits,
             transposition_cost_one=True,
             prefix=clause.tier in (Tier.PREFIX, Tier.PREFIX_TYPO),
         )
-    return tantivy.Query.const_score_query(found, float(clause.points))
+    scored = tantivy.Query.const_score_query(found, float(clause.points))
+    if not clause.extras:
+        return scored
+    more = _best(
+        tantivy.Query.const_score_query(tantivy.Query.term_query(SCHEMA, *term), float(points))
+        for *term, points in clause.extras
+    )
+    return tantivy.Query.boolean_query([(MUST, scored), (SHOULD, more)])
 
 
 def _best(queries: Iterable[tantivy.Query]) -> tantivy.Query:

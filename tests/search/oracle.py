@@ -14,8 +14,11 @@ from search.highlight import matches
 from search.plan import (
     ADJACENCY_POINTS,
     FIELD_BOOSTS,
+    LENGTHS,
     PHRASE_POINTS,
     RANK_UNIT,
+    TITLE,
+    Clause,
     Plan,
     Visibility,
     build_plan,
@@ -52,7 +55,7 @@ def score_units(plan: Plan, document: Document) -> int | None:
     best = [
         max(
             (
-                clause.points
+                clause.points + _count_extra_points(clause, words)
                 for clause in word
                 if any(matches(clause, token) for token in words[clause.field])
             ),
@@ -68,6 +71,11 @@ def score_units(plan: Plan, document: Document) -> int | None:
     pairs = [_in_fields(words, pair, ADJACENCY_POINTS) for pair in plan.pairs]
     points = sum(best) + sum(phrases) + sum(pairs) + (1 if plan.is_unscored else 0)
     return points * (RANK_UNIT + document.rank)
+
+
+def _count_extra_points(clause: Clause, words: dict[str, list[str]]) -> int:
+    terms = words | {LENGTHS: [str(len(word)) for word in words[TITLE]]}
+    return max((points for field, term, points in clause.extras if term in terms[field]), default=0)
 
 
 def _words(document: Document) -> dict[str, list[str]]:

@@ -26,21 +26,29 @@ from elasticsearch import Elasticsearch
 from ingest.models import ErrorLog, Record
 from portal.config import BASE_DIR
 from search.documents import (
+    Document,
     ErrorDocument,
     RecordDocument,
     list_fields,
     read_documents,
     read_mapping,
 )
+from search.engines import elasticsearch_bulk
 from search.engines.base import Deadline, IndexMissing
-from search.engines.elasticsearch import LAYOUT, ElasticsearchEngine
-from search.engines.elasticsearch_bulk import BUSY_WAITS_SECONDS, MAX_REQUEST_ITEMS, write_batch
+from search.engines.elasticsearch import ElasticsearchEngine, name_layout
+from search.engines.elasticsearch_bulk import (
+    BUSY_WAITS_SECONDS,
+    MAX_REQUEST_ITEMS,
+    SENDERS,
+    write_batch,
+)
 from search.errors import SearchPartial, SearchTimeout, SearchUnavailable
 from search.query import Kind
 from tests.search.contract import STAFF, ask, make_document
 
-ALIAS = f"test-{LAYOUT}"
-FACTS = {f"{ALIAS}-1": {"aliases": {ALIAS: {}}, "mappings": read_mapping(), "settings": {}}}
+ALIAS = "test-current"
+INDEX = f"test-{name_layout()}-1"
+FACTS = {INDEX: {"aliases": {ALIAS: {}}, "mappings": read_mapping(), "settings": {}}}
 SHARDS = {"total": 3, "successful": 3, "skipped": 0, "failed": 0}
 
 
@@ -85,7 +93,6 @@ def script() -> Iterator[Script]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         played = Script(f"http://127.0.0.1:{server.server_port}")
         played.say(f"GET /{ALIAS}", FACTS)
-        played.say(f"POST /{ALIAS}/_pit", {"id": "point", "_shards": SHARDS})
         played.say(f"POST /{ALIAS}/_refresh", {"_shards": SHARDS})
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -161,6 +168,59 @@ def test_only_what_a_busy_server_turned_down_is_sent_again(
     assert tuple(waits) == BUSY_WAITS_SECONDS[:2]
 
 
+def test_an_item_whose_shard_is_away_for_a_moment_is_sent_again_alone(
+    script: Script, client: Elasticsearch
+) -> None:
+    away = [{"status": 503, "error": {"type": "unavailable_shards_exception", "reason": "so"}}]
+    requests = play_bulk(script, lambda n: away.pop() if n == "record-2" and away else None)
+    documents = [make_document(pk=pk) for pk in (1, 2)]
+    assert not write_batch(client, ALIAS, upserts=documents, deletes=[], sleep=lambda _: None)
+    assert requests == [["record-1", "record-2"], ["record-2"]]
+
+
+def test_what_is_too_much_for_one_request_is_halved_until_one_document_is_to_blame(
+    script: Script, client: Elasticsearch
+) -> None:
+    requests = play_bulk(script, lambda _: None)
+    answer = script.answers[f"PUT /{ALIAS}/_bulk"]
+
+    def refuse(sent: bytes) -> tuple[int, Any]:
+        return (413, "too large") if b'"record-3"' in sent else answer(sent)
+
+    script.answers[f"PUT /{ALIAS}/_bulk"] = refuse
+    documents = [make_document(pk=pk) for pk in (1, 2, 3, 4)]
+    rejected = write_batch(client, ALIAS, upserts=documents, deletes=[])
+    assert rejected.keys() == {"record-3"}
+    assert "request_too_large" in rejected["record-3"]
+    assert requests == [["record-1", "record-2"], ["record-4"]]
+
+
+def test_documents_are_built_while_others_are_on_their_way(
+    script: Script, client: Elasticsearch
+) -> None:
+    """What is in memory does not grow with the batch."""
+    requests = play_bulk(script, lambda _: None)
+    leads: list[int] = []
+
+    def build() -> Iterator[Document]:
+        for pk in range(20 * MAX_REQUEST_ITEMS):
+            leads.append(pk - sum(map(len, requests)))
+            yield make_document(pk=pk)
+
+    write_batch(client, ALIAS, upserts=build(), deletes=[])
+    assert max(leads) <= (SENDERS + 2) * MAX_REQUEST_ITEMS
+
+
+def test_of_a_document_that_is_given_twice_the_last_one_counts(
+    script: Script, client: Elasticsearch
+) -> None:
+    requests = play_bulk(script, lambda _: None)
+    write_batch(
+        client, ALIAS, upserts=[make_document(pk=1), make_document(pk=1)], deletes=["record-1"]
+    )
+    assert requests == [["record-1"], ["record-1"], ["record-1"]]
+
+
 def test_a_server_that_stays_busy_gets_the_batch_later(
     script: Script, client: Elasticsearch
 ) -> None:
@@ -192,8 +252,14 @@ def test_a_flooded_disk_is_not_asked_again_and_parks_nothing(
     ],
 )
 def test_what_is_not_the_documents_fault_parks_no_document(
-    script: Script, engine: ElasticsearchEngine, status: int, kind: str, error: type[Exception]
+    script: Script,
+    engine: ElasticsearchEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+    kind: str,
+    error: type[Exception],
 ) -> None:
+    monkeypatch.setattr(elasticsearch_bulk, "BUSY_WAITS_SECONDS", (0.0,))
     play_bulk(script, lambda _: {"status": status, "error": {"type": kind, "reason": "so"}})
     with pytest.raises(error):
         engine.apply(upserts=[make_document()], deletes=[])
@@ -213,7 +279,7 @@ def test_documents_that_a_changed_mapping_refuses_are_not_parked(
 ) -> None:
     engine.open()  # the mapping is ours, still
     changed = json.loads(json.dumps(FACTS))
-    changed[f"{ALIAS}-1"]["mappings"]["properties"]["title"]["type"] = "long"
+    changed[INDEX]["mappings"]["properties"]["title"]["type"] = "long"
     script.say(f"GET /{ALIAS}", changed)
     bad = {"type": "document_parsing_exception", "reason": "not a number"}
     play_bulk(script, lambda _: {"status": 400, "error": bad})
@@ -234,16 +300,16 @@ def test_a_large_batch_goes_out_in_several_requests_and_each_document_once(
 # --- searching --------------------------------------------------------------------------------
 
 
-def play_search(script: Script, answer: Any, status: int = 200) -> None:
+def play_search(script: Script, answer: Any) -> None:
     hits = {"total": {"value": 0, "relation": "eq"}, "hits": []}
-    whole = {"timed_out": False, "_shards": SHARDS, "hits": hits}
-    script.say("POST /_search", whole | answer if status == 200 else answer, status)
+    whole = {"timed_out": False, "_shards": SHARDS, "hits": hits, "status": 200}
+    script.say("POST /_msearch", {"took": 1, "responses": [whole | answer]})
 
 
 def search(engine: ElasticsearchEngine) -> None:
     from search.services import find_hits
 
-    find_hits(engine.open(), ask("x"), STAFF, Deadline(5))
+    find_hits(engine.open(), ask("x"), STAFF, Deadline(5), is_counted=False)
 
 
 def test_a_failed_shard_is_never_a_shorter_list(
@@ -267,16 +333,33 @@ def test_every_search_asks_for_all_shards_and_names_what_is_left_of_the_budget(
 ) -> None:
     play_search(script, {})
     search(engine)
-    opened = next(request for request, _ in script.asked if "/_pit" in request)
-    assert "allow_partial_search_results=false" in opened
-    searches = [asked for asked in script.asked if asked[0].startswith("POST /_search")]
-    sent = [(request, json.loads(body)) for request, body in searches]
-    assert sent
-    for request, body in sent:
-        assert "allow_partial_search_results=false" in request
-        (left,) = re.fullmatch(r"(\d+)ms", body["timeout"]).groups()  # type: ignore[union-attr]
-        assert 0 < int(left) <= 5_000
-        assert body["track_total_hits"] is True
+    [sent] = [body for request, body in script.asked if request.startswith("POST /_msearch")]
+    header, asked = map(json.loads, sent.splitlines())
+    assert header == {"index": ALIAS, "allow_partial_search_results": False}
+    (left,) = re.fullmatch(r"(\d+)ms", asked["timeout"]).groups()  # type: ignore[union-attr]
+    assert 0 < int(left) <= 5_000
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "raised"),
+    [
+        ("index_not_found_exception", 404, IndexMissing),
+        ("search_phase_execution_exception", 503, SearchPartial),
+        ("task_cancelled_exception", 400, SearchTimeout),
+        ("es_rejected_execution_exception", 429, SearchUnavailable),
+    ],
+)
+def test_trouble_of_one_search_among_several_is_named(
+    script: Script,
+    engine: ElasticsearchEngine,
+    kind: str,
+    status: int,
+    raised: type[SearchUnavailable],
+) -> None:
+    play_search(script, {"error": {"type": kind, "reason": "so"}, "status": status})
+    with pytest.raises(raised) as caught:
+        search(engine)
+    assert type(caught.value) is raised
 
 
 # As servers of line 8 and 9 say it to a client of the next line (seen on 8.19.0 and 9.2.0).
@@ -320,7 +403,7 @@ def test_the_reason_is_told_in_words_for_anybody(
 def test_an_alias_with_two_indexes_is_not_answered_from(
     script: Script, engine: ElasticsearchEngine
 ) -> None:
-    script.say(f"GET /{ALIAS}", FACTS | {f"{ALIAS}-2": FACTS[f"{ALIAS}-1"]})
+    script.say(f"GET /{ALIAS}", FACTS | {f"{ALIAS}-2": FACTS[INDEX]})
     with pytest.raises(SearchUnavailable, match="changed by hand"):
         engine.open()
 

@@ -5,11 +5,17 @@ from itertools import pairwise
 import pytest
 
 from search.plan import (
+    ADJACENCY_POINTS,
+    BODY,
     FIELD_BOOSTS,
+    LENGTH_POINTS,
+    LENGTHS,
     MAX_RANK,
+    PHRASE_POINTS,
     POINTS,
     RANK_UNIT,
     STAGES,
+    TITLE,
     Tier,
     Visibility,
     build_plan,
@@ -36,16 +42,35 @@ def test_from_three_words_on_three_quarters_must_match(words: int, least: int) -
     assert count_least_matching(words) == least
 
 
-def test_the_static_factor_never_lifts_a_tier_over_the_next_better_one() -> None:
-    ordered = [POINTS[tier] for tier in Tier]
-    most = 1 + MAX_RANK / RANK_UNIT
-    for better, worse in pairwise(ordered):
-        assert worse * most < better
+@pytest.mark.parametrize("boost", FIELD_BOOSTS.values())
+def test_neither_lengths_nor_the_static_factor_lift_a_tier_over_the_next_better_one(
+    boost: int,
+) -> None:
+    factor = 1 + MAX_RANK / RANK_UNIT
+    for better, worse in pairwise(Tier):
+        most = POINTS[worse] * boost + max(LENGTH_POINTS.get(worse, {0: 0}).values())
+        assert most * factor < POINTS[better] * boost
+
+
+def test_an_exact_word_of_the_body_beats_a_misspelled_one_of_the_title() -> None:
+    typo = POINTS[Tier.TYPO] * FIELD_BOOSTS[TITLE] + max(LENGTH_POINTS[Tier.TYPO].values())
+    assert typo * (1 + MAX_RANK / RANK_UNIT) < POINTS[Tier.EXACT] * FIELD_BOOSTS[BODY]
+
+
+def test_what_the_typed_word_lacks_and_exchanged_letters_are_worth_more() -> None:
+    plan = build_plan(read_query({"q": ["alloys"]}), stage=2, visibility=Visibility())
+    extras = {c.tier: c.extras for c in plan.words[0] if c.field == TITLE}
+    assert extras[Tier.EXACT] == ()
+    assert extras[Tier.PREFIX] == ((LENGTHS, "7", 9), (LENGTHS, "8", 6), (LENGTHS, "9", 3))
+    assert extras[Tier.TWO_TYPOS] == ((LENGTHS, "6", 1), (LENGTHS, "7", 2), (LENGTHS, "8", 3))
+    exchanged = ["laloys", "alolys", "allyos", "allosy"]
+    assert extras[Tier.TYPO] == ((LENGTHS, "7", 5), *((TITLE, word, 5) for word in exchanged))
 
 
 def test_scores_are_exact_in_32_bit_floats() -> None:
-    word = POINTS[Tier.EXACT] + 40 + 10
-    most = MAX_WORDS * word * max(FIELD_BOOSTS.values()) * (RANK_UNIT + MAX_RANK)
+    words = MAX_WORDS * max(POINTS[Tier.EXACT], PHRASE_POINTS)
+    pairs = (MAX_WORDS - 1) * ADJACENCY_POINTS
+    most = (words + pairs) * max(FIELD_BOOSTS.values()) * (RANK_UNIT + MAX_RANK)
     # tantivy multiplies by a logarithm: leave room for a few units in the last place.
     assert most < 2**24 / 4
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tantivy
 
-from search.engines.base import Engine
-from search.engines.tantivy import LAYOUT, TantivyEngine, TantivyView, _translated
-from search.errors import SearchUnavailable
-from tests.search.contract import EngineContract, ask, fill, find, make_document, titles
+from search.engines.base import Deadline, Engine
+from search.engines.tantivy import TantivyEngine, TantivyView
+from search.engines.tantivy_index import name_layout, translated
+from search.errors import SearchTimeout, SearchUnavailable
+from search.services import find_hits
+from tests.search.contract import STAFF, EngineContract, ask, fill, find, make_document, titles
 
 
 @pytest.fixture
@@ -54,7 +58,7 @@ def test_a_rebuild_removes_older_indexes(engine: Engine, tmp_path: Path) -> None
         rebuild.publish()
     folders = [path for path in (tmp_path / "index").iterdir() if path.is_dir()]
     assert len(folders) == 1
-    assert folders[0].name.startswith(LAYOUT)
+    assert folders[0].name.startswith(name_layout())
 
 
 def test_ties_are_broken_without_reading_all_of_them(
@@ -95,13 +99,13 @@ def test_an_engine_that_was_open_before_a_fork_works_in_the_child(engine: Tantiv
 
 def test_a_panic_of_the_engine_is_an_outage_not_a_crash(engine: Engine) -> None:
     schema = tantivy.SchemaBuilder().add_text_field("title").build()
-    with pytest.raises(SearchUnavailable) as raised, _translated():
+    with pytest.raises(SearchUnavailable) as raised, translated():
         tantivy.Query.phrase_query(schema, "title", ["one"])
     assert "panic" in raised.value.detail
 
 
 def test_a_damaged_index_is_an_outage(engine: Engine, tmp_path: Path) -> None:
-    folder = tmp_path / "index" / (tmp_path / "index" / f"{LAYOUT}.current").read_text()
+    folder = tmp_path / "index" / (tmp_path / "index" / "current").read_text()
     (folder / "meta.json").write_text("{")
     with pytest.raises(SearchUnavailable):
         find(TantivyEngine(tmp_path / "index"), ask("x"))
@@ -110,8 +114,8 @@ def test_a_damaged_index_is_an_outage(engine: Engine, tmp_path: Path) -> None:
 def test_a_writer_that_waits_too_long_says_so(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("search.engines.tantivy.WRITER_WAIT_SECONDS", 0.05)
-    folder = tmp_path / "index" / (tmp_path / "index" / f"{LAYOUT}.current").read_text()
+    monkeypatch.setattr("search.engines.tantivy_index.WRITER_WAIT_SECONDS", 0.05)
+    folder = tmp_path / "index" / (tmp_path / "index" / "current").read_text()
     holder = tantivy.Index.open(os.fspath(folder)).writer(15_000_000, 1)
     with pytest.raises(SearchUnavailable) as raised:
         engine.apply(upserts=[make_document("late")], deletes=[])
@@ -119,3 +123,19 @@ def test_a_writer_that_waits_too_long_says_so(
     holder.wait_merging_threads()
     fill(engine, [make_document("now")])
     assert titles(engine, "") == ["now"]
+
+
+def test_a_search_that_takes_too_long_is_not_waited_for(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(engine, [make_document("slow")])
+    view = engine.open()
+    is_over = threading.Event()
+    monkeypatch.setattr(TantivyView, "run", lambda *args, **options: is_over.wait(30))
+    started_at = time.monotonic()
+    try:
+        with pytest.raises(SearchTimeout):
+            find_hits(view, ask("slow"), STAFF, Deadline(0.2))
+        assert time.monotonic() - started_at < 5
+    finally:
+        is_over.set()

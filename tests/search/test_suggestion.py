@@ -1,0 +1,83 @@
+"""Asked of the embedded index; the contract of both engines compares whole answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search.answers import show_hit
+from search.engines.base import Deadline
+from search.engines.tantivy import TantivyEngine
+from search.plan import Visibility
+from search.query import Kind
+from search.services import find_hits
+from search.suggestion import suggest_text
+from tests.search.contract import STAFF, ask, fill, make_document
+
+NAMES = [
+    *("İstanbul", "New York", "Ankara", "Москва", "Oʻzbekiston", "São Paulo"),
+    *("Gateway timeout", "L'Aquila", "New Haven"),
+]
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> TantivyEngine:
+    engine = TantivyEngine(tmp_path)
+    with engine.start_rebuild() as rebuild:
+        rebuild.publish()
+    fill(engine, [make_document(name, pk=pk) for pk, name in enumerate(NAMES, 1)])
+    return engine
+
+
+def suggest(
+    engine: TantivyEngine, q: str, visibility: Visibility = STAFF, **parameters: str
+) -> str | None:
+    query = ask(q, **parameters)
+    plan, found = find_hits(engine.open(), query, visibility, Deadline(60))
+    return suggest_text(query, plan, [show_hit(hit, plan) for hit in found.hits[: query.size]])
+
+
+@pytest.mark.parametrize(
+    ("q", "expected"),
+    [
+        ("istnbul ", "istanbul"),
+        ("  aknara", "ankara"),
+        ("isatnb", "istanbul"),
+        ("new yrok ", "new york"),
+        ("nwe yrok ", "new york"),
+        ("масква", "москва"),
+        ("ozbekistn ", "oʻzbekiston"),
+        ("sao pualo", "sao paulo"),
+        ("l'aqiula", "l'aquila"),
+        ("source:cities -haven New  yrok", "source:cities -haven New  york"),
+        ('"new york" aknara timeuot gatway', '"new york" ankara timeout gateway'),
+    ],
+)
+def test_misspelled_words_are_put_right_and_the_others_kept(
+    engine: TantivyEngine, q: str, expected: str
+) -> None:
+    fill(engine, [make_document("Ankara new york gateway timeout", pk=50)])
+    assert suggest(engine, q) == expected
+
+
+@pytest.mark.parametrize(
+    "q",
+    ["istanbul", "ISTANBUL ", "ista", "new york", "new haven ", "zzzzzz", "", "-new", "(", "17"],
+)
+def test_what_is_found_as_it_was_typed_or_not_at_all_is_left_alone(
+    engine: TantivyEngine, q: str
+) -> None:
+    assert suggest(engine, q) is None
+
+
+def test_only_the_first_page_in_the_order_of_scores_tells(engine: TantivyEngine) -> None:
+    assert suggest(engine, "istnbul ", sort="-time") is None
+
+
+def test_a_word_that_one_may_not_see_is_not_suggested(engine: TantivyEngine) -> None:
+    secret: dict[str, Any] = {"kind": Kind.ERROR, "source": "theirs"}
+    fill(engine, [make_document("confidential", pk=60, **secret)])
+    assert suggest(engine, "confidentail ") == "confidential"
+    assert suggest(engine, "confidentail ", Visibility()) is None
