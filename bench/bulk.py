@@ -90,7 +90,7 @@ def _list_writers(url: str, folder: Path) -> dict[str, Writer]:
         with engine.start_rebuild() as rebuild:
             began = time.perf_counter()
             rebuild.apply(upserts=iter(documents))
-            assert rebuild.count() == len(documents)
+            assert rebuild.open().count() == len(documents)
             return time.perf_counter() - began
 
     def write_peer(documents: Sequence[Document]) -> float:

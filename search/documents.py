@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import django_elasticsearch_dsl as dsl
+import orjson
 from django.conf import settings
 from django.db.models import QuerySet
 from django_elasticsearch_dsl.registries import registry
@@ -21,11 +22,14 @@ from elasticsearch.dsl import MetaField
 from ingest.models import ErrorLog, Record
 from search.plan import MAX_PREFIX_TYPO_CHARS, MIN_PREFIX_TYPO_CHARS, RANK_UNIT, rank_document
 from search.query import Kind, to_microseconds
+from search.shelves import shelve
 from search.text import fold_words, to_nfc
 
 # Part of the index's name: raise it whenever a document is built differently, so that a fresh index
 # is filled instead of two kinds of documents being mixed.
 DOCUMENT_VERSION = 1
+# Documents of so many rows are in memory at once.
+READ_ROWS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,9 @@ class Document:
     rank: int
     title_words: str
     body_words: str
+    title_shelved: str
+    body_shelved: str
+    title_lengths: str
 
     def shown(self) -> bytes:
         """What an answer needs of it, as JSON."""
@@ -63,7 +70,11 @@ class Document:
             "data": self.data,
             "at_us": self.at_us,
         }
-        return json.dumps(shown, ensure_ascii=False, separators=(",", ":")).encode()
+        try:
+            return orjson.dumps(shown)
+        except orjson.JSONEncodeError:
+            # Whole numbers beyond 64 bits, which JSON and the database may have.
+            return json.dumps(shown, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def name_document(kind: str, pk: int) -> str:
@@ -85,16 +96,17 @@ def read_documents(kind: str, pks: Iterable[int]) -> Iterator[Document]:
 
 
 def _read_records(pks: list[int]) -> Iterator[Document]:
-    rows = Record.objects.filter(pk__in=pks).select_related("source")
-    for row in rows.only(*_RECORD_COLUMNS).iterator(chunk_size=200):
-        yield describe_record(row)
+    rows = Record.objects.filter(pk__in=pks).order_by().values_list(*_RECORD_COLUMNS, named=True)
+    for row in rows.iterator(chunk_size=READ_ROWS):
+        yield describe_record(row, source=row.source__slug)
 
 
-def describe_record(row: Record) -> Document:
+def describe_record(row: Any, *, source: str) -> Document:
+    """`row` has the attributes of a Record that are named in `_RECORD_COLUMNS`."""
     return build_document(
         kind=Kind.RECORD,
         pk=row.pk,
-        source=row.source.slug,
+        source=source,
         outcome=row.outcome,
         status=row.status_code,
         title=row.title or row.key,
@@ -106,16 +118,17 @@ def describe_record(row: Record) -> Document:
 
 
 def _read_errors(pks: list[int]) -> Iterator[Document]:
-    rows = ErrorLog.objects.filter(pk__in=pks).select_related("source")
-    for row in rows.only(*_ERROR_COLUMNS).iterator(chunk_size=200):
-        yield describe_error(row)
+    rows = ErrorLog.objects.filter(pk__in=pks).order_by().values_list(*_ERROR_COLUMNS, named=True)
+    for row in rows.iterator(chunk_size=READ_ROWS):
+        yield describe_error(row, source=row.source__slug)
 
 
-def describe_error(row: ErrorLog) -> Document:
+def describe_error(row: Any, *, source: str | None) -> Document:
+    """`row` has the attributes of an ErrorLog that are named in `_ERROR_COLUMNS`."""
     return build_document(
         kind=Kind.ERROR,
         pk=row.pk,
-        source=row.source.slug if row.source else None,
+        source=source,
         outcome=row.outcome or None,
         status=row.status_code,
         title=row.error_type,
@@ -135,12 +148,13 @@ def describe_error(row: ErrorLog) -> Document:
     )
 
 
+# Plain values: making a model instance of a row costs as much as all the rest of its document.
 _RECORD_COLUMNS = (
-    *("key", "title", "body", "data", "weight", "occurred_at", "outcome", "status_code"),
+    *("pk", "key", "title", "body", "data", "weight", "occurred_at", "outcome", "status_code"),
     "source__slug",
 )
 _ERROR_COLUMNS = (
-    *("error_type", "outcome", "status_code", "message", "url", "path", "occurred_at"),
+    *("pk", "error_type", "outcome", "status_code", "message", "url", "path", "occurred_at"),
     *("run_id", "request_id", "attempt", "source__slug"),
 )
 
@@ -176,6 +190,9 @@ def build_document(
         rank=rank_document(title_words=len(title_words), weight=weight),
         title_words=" ".join(title_words),
         body_words=" ".join(body_words),
+        title_shelved=shelve(title_words),
+        body_shelved=shelve(body_words),
+        title_lengths=" ".join(dict.fromkeys(str(len(word)) for word in title_words)),
     )
 
 
@@ -199,6 +216,10 @@ class SearchDocument(dsl.Document):  # type: ignore[misc]
     status = dsl.IntegerField()
     title = dsl.TextField(**_WORDS)
     body = dsl.TextField(**_WORDS)
+    # The words once more, as typos are looked for.
+    title_shelved = dsl.TextField(**_WORDS, index_options="docs")
+    body_shelved = dsl.TextField(**_WORDS, index_options="docs")
+    title_lengths = dsl.TextField(**_WORDS, index_options="docs")
     # The beginnings of the title's words, where a typo inside a prefix is looked for.
     title_prefixes = dsl.TextField(**_WORDS, index_options="docs")
     at_us = dsl.LongField()
@@ -234,7 +255,7 @@ class RecordDocument(SearchDocument):
         auto_refresh = False
 
     def prepare(self, row: Record) -> dict[str, Any]:
-        return list_fields(describe_record(row))
+        return list_fields(describe_record(row, source=row.source.slug))
 
 
 @registry.register_document
@@ -245,7 +266,7 @@ class ErrorDocument(SearchDocument):
         auto_refresh = False
 
     def prepare(self, row: ErrorLog) -> dict[str, Any]:
-        return list_fields(describe_error(row))
+        return list_fields(describe_error(row, source=row.source.slug if row.source else None))
 
 
 def read_mapping() -> dict[str, Any]:
@@ -263,6 +284,9 @@ def list_fields(document: Document) -> dict[str, Any]:
         "status": document.status,
         "title": document.title_words,
         "body": document.body_words,
+        "title_shelved": document.title_shelved,
+        "body_shelved": document.body_shelved,
+        "title_lengths": document.title_lengths,
         "title_prefixes": " ".join(_list_prefixes(document.title_words.split())),
         "at_us": document.at_us,
         "tie": document.tie,

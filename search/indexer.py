@@ -13,37 +13,27 @@ import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import datetime
+from typing import Protocol
 
-from django.db import DatabaseError, transaction
-from django.db.models import Count, Min, Q
+from django.db import DatabaseError
+from django.db.models import Model
 from django.utils import timezone
 
+from ingest.changes import State, Token, read_state, renew_token
+from ingest.eager import begin_eagerly
 from ingest.models import ErrorLog, Outbox, Record
 from ingest.ports import IndexUnavailable
 from search.documents import Document, name_document, read_documents
 from search.engines import get_engine
-from search.engines.base import Engine, IndexMissing
+from search.engines.base import Applied, IndexMissing
 from search.errors import SearchUnavailable
 from search.query import Kind
 
 logger = logging.getLogger(__name__)
 
-BATCH_ROWS = 2_000
+# What a batch holds in memory are its notes; documents are read and sent a few at a time.
+BATCH_ROWS = 10_000
 MAX_REASON_CHARS = 1_000
-
-
-@dataclass(frozen=True, slots=True)
-class Coverage:
-    """How much of what is committed a search can find.
-
-    Every change committed before `as_of` is searchable; `pending` documents will still be tried,
-    `parked` ones were refused by the engine and wait for a change or a rebuild.
-    """
-
-    as_of: datetime
-    pending: int
-    parked: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +48,9 @@ class _Change:
         return name_document(self.kind, self.object_id)
 
 
-def read_coverage() -> Coverage:
-    """Read it before searching, so that it never promises more than the answer holds."""
-    now = timezone.now()
-    waiting = Q(parked_at__isnull=True)
-    found = Outbox.objects.aggregate(
-        pending=Count("pk", filter=waiting),
-        parked=Count("pk", filter=~waiting),
-        oldest=Min("queued_at", filter=waiting),
-    )
-    return Coverage(as_of=found["oldest"] or now, pending=found["pending"], parked=found["parked"])
+def read_coverage() -> State:
+    """How much of what is committed a search can find. Read it before searching."""
+    return read_state()
 
 
 def ensure_index() -> bool:
@@ -81,44 +64,61 @@ def ensure_index() -> bool:
         queue_everything()
         with engine.start_rebuild() as rebuild:
             rebuild.publish()
+        renew_token(Token.INDEX)
         return True
     return False
 
 
-def drain_batch(*, limit: int = BATCH_ROWS) -> int:
+class Target(Protocol):
+    """What takes documents: the index that answers, or one that a rebuild fills beside it."""
+
+    def apply(self, *, upserts: Iterable[Document], deletes: Iterable[str]) -> Applied: ...
+
+
+def drain_batch(*, limit: int = BATCH_ROWS, targets: Sequence[Target] = ()) -> int:
     """Indexes up to `limit` waiting changes and says how many it took; 0 = nothing waits.
 
-    Raises SearchUnavailable when the engine cannot take them now; then nothing was removed.
+    Into the index that answers, or into each of `targets`: a note is removed when all have its
+    document. Raises SearchUnavailable when one cannot take them now; then nothing was removed.
     """
     rows = Outbox.objects.filter(parked_at__isnull=True).order_by("pk")
     changes = [
         _Change(*row) for row in rows.values_list("pk", "kind", "object_id", "version")[:limit]
     ]
     if changes:
-        _index_changes(get_engine(), changes)
+        _index_changes(targets or [get_engine()], changes)
     return len(changes)
+
+
+def is_anything_waiting() -> bool:
+    return Outbox.objects.filter(parked_at__isnull=True).exists()
 
 
 def drain_everything(*, limit: int = BATCH_ROWS) -> int:
     """Drains until nothing waits; says how many changes that were."""
     ensure_index()
     total = 0
-    while taken := drain_batch(limit=limit):
-        total += taken
+    try:
+        while taken := drain_batch(limit=limit):
+            total += taken
+    finally:
+        get_engine().rest()
     return total
 
 
 def queue_everything() -> None:
     """Notes every row that is there for indexing, as if each had just changed."""
     for kind, model in ((Kind.RECORD, Record), (Kind.ERROR, ErrorLog)):
-        pks = model._default_manager.order_by("pk").values_list("pk", flat=True)
-        batch: list[int] = []
-        for pk in pks.iterator(chunk_size=BATCH_ROWS):
-            batch.append(pk)
-            if len(batch) == BATCH_ROWS:
-                queue_changes([(kind, pk) for pk in batch])
-                batch = []
-        queue_changes([(kind, pk) for pk in batch])
+        # Part by part: SQLite refuses to write while an older read of the same connection is open.
+        last = 0
+        while pks := _list_after(model, last):
+            queue_changes([(kind, pk) for pk in pks])
+            last = pks[-1]
+
+
+def _list_after(model: type[Model], pk: int) -> list[int]:
+    rows = model._default_manager.filter(pk__gt=pk).order_by("pk")
+    return list(rows.values_list("pk", flat=True)[:BATCH_ROWS])
 
 
 def queue_changes(objects: Iterable[tuple[str, int]]) -> None:
@@ -145,10 +145,16 @@ class OutboxLookup:
                 present = {found for part in parts for found in view.find_present(part)}
         except SearchUnavailable as error:
             raise IndexUnavailable(error.detail) from error
-        return wanted - present
+        # One that was refused may be there in an older version: that is not the one asked for.
+        return (wanted - present) | (wanted & _list_parked())
 
     def count_pending(self) -> int:
         return Outbox.objects.filter(parked_at__isnull=True).count()
+
+
+def _list_parked() -> set[str]:
+    parked = Outbox.objects.filter(parked_at__isnull=False)
+    return {name_document(*row) for row in parked.values_list("kind", "object_id")}
 
 
 def _cut(values: list[str]) -> Iterator[list[str]]:
@@ -156,10 +162,12 @@ def _cut(values: list[str]) -> Iterator[list[str]]:
         yield values[start : start + BATCH_ROWS]
 
 
-def _index_changes(engine: Engine, changes: Sequence[_Change]) -> None:
+def _index_changes(targets: Sequence[Target], changes: Sequence[_Change]) -> None:
     """Makes `changes` searchable, parks those that cannot be, and removes the others' rows."""
+    rejected: dict[str, str] = {}
     try:
-        rejected = _apply(engine, changes)
+        for target in targets:
+            rejected |= _apply(target, changes)
     except (SearchUnavailable, DatabaseError, OSError, MemoryError):
         raise
     except Exception as error:
@@ -169,14 +177,14 @@ def _index_changes(engine: Engine, changes: Sequence[_Change]) -> None:
             _park(changes, {changes[0].document_id: f"{type(error).__name__}: {error}"})
             return
         middle = len(changes) // 2
-        _index_changes(engine, changes[:middle])
-        _index_changes(engine, changes[middle:])
+        _index_changes(targets, changes[:middle])
+        _index_changes(targets, changes[middle:])
         return
     _park([change for change in changes if change.document_id in rejected], rejected)
     _remove([change for change in changes if change.document_id not in rejected])
 
 
-def _apply(engine: Engine, changes: Sequence[_Change]) -> dict[str, str]:
+def _apply(target: Target, changes: Sequence[_Change]) -> dict[str, str]:
     absent = {change.document_id for change in changes}
 
     def read_present() -> Iterator[Document]:
@@ -190,7 +198,7 @@ def _apply(engine: Engine, changes: Sequence[_Change]) -> dict[str, str]:
         # The engine asks for these after it has taken all the documents.
         yield from sorted(absent)
 
-    applied = engine.apply(upserts=read_present(), deletes=list_absent())
+    applied = target.apply(upserts=read_present(), deletes=list_absent())
     # A document that the engine refused may have an older version in the index. It is shown as it
     # was rather than hidden; the coverage of each answer counts it as parked.
     return applied.rejected
@@ -199,7 +207,7 @@ def _apply(engine: Engine, changes: Sequence[_Change]) -> dict[str, str]:
 def _remove(changes: Sequence[_Change]) -> None:
     """Removes the rows of what is searchable now, unless they name a newer version."""
     row_ids = [change.row_id for change in changes]
-    with transaction.atomic():
+    with begin_eagerly():
         rows = Outbox.objects.filter(pk__in=row_ids)
         present = set(rows.values_list("pk", flat=True))
         # Versions are random 64-bit tokens, so two sets do for the pairs. A row that somebody is
@@ -208,6 +216,7 @@ def _remove(changes: Sequence[_Change]) -> None:
         done = rows.filter(version__in=[change.version for change in changes])
         free = list(done.select_for_update(skip_locked=True).values_list("pk", flat=True))
         Outbox.objects.filter(pk__in=free).delete()
+        renew_token(Token.INDEX)
         # Nobody but a drainer removes rows. One that is gone means that this process was paused
         # past its lock, another one took over, and what was just indexed may be older than what
         # the other one indexed: read it once more.
@@ -216,6 +225,9 @@ def _remove(changes: Sequence[_Change]) -> None:
 
 def _park(changes: Sequence[_Change], reasons: dict[str, str]) -> None:
     now = timezone.now()
+    if changes:
+        # Before: from then on nothing says that these rows have changed.
+        renew_token(Token.INDEX)
     for change in changes:
         Outbox.objects.filter(pk=change.row_id, version=change.version).update(
             parked_at=now, reason=reasons[change.document_id][:MAX_REASON_CHARS]

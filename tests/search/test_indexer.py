@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import timedelta
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from django.utils import timezone
 
 from ingest import ports
 from ingest.models import ErrorLog, Outbox, Record, Source
-from search import documents, engines, indexer, rebuild, services, tasks
+from search import documents, engines, indexer, services, tasks
 from search.documents import Document
-from search.engines.base import Applied, Engine
+from search.engines import tantivy_index
+from search.engines.base import Applied
 from search.engines.tantivy import TantivyEngine
 from search.errors import SearchUnavailable
 from search.lock import hold_drainer_lock
-from search.rebuild import RebuildRefused, rebuild_index
+from tests.search.storm import make_record
 
 pytestmark = pytest.mark.django_db
 
@@ -100,6 +102,21 @@ def test_a_cascade_removes_what_it_takes_along(store: Store, drain: Drain, sourc
     source.delete()
     assert drain() == 2
     assert indexed() == set()
+
+
+def test_a_source_that_is_renamed_takes_its_documents_along(
+    store: Store, drain: Drain, source: Source, staff: Any
+) -> None:
+    store("one")
+    ErrorLog.objects.create(
+        error_type="Timeout", message="m", source=source, occurred_at=timezone.now()
+    )
+    drain()
+    Source.objects.filter(pk=source.pk).update(slug="towns")
+    assert drain() == 2
+    assert sorted(found("source:towns", staff)) == ["Timeout", "one"]
+    Source.objects.filter(pk=source.pk).update(name="another name")
+    assert drain() == 0
 
 
 def test_a_rollback_reaches_nothing(store: Store, drain: Drain) -> None:
@@ -229,20 +246,50 @@ def test_a_document_that_the_engine_refuses_is_parked(
 ) -> None:
     store("fine")
     bad = store("bad")
-    from search.engines import tantivy
-
-    original = tantivy._store
+    original = tantivy_index._store
 
     def refuse(document: Document) -> Any:
         if document.title == "bad":
             raise ValueError("a number out of range")
         return original(document)
 
-    monkeypatch.setattr(tantivy, "_store", refuse)
+    monkeypatch.setattr(tantivy_index, "_store", refuse)
     drain()
     row = Outbox.objects.get()
     assert (row.object_id, row.reason) == (bad.pk, "a number out of range")
     assert row.parked_at
+
+
+def test_parked_documents_are_named_and_tried_again_on_demand(
+    store: Store, drain: Drain, monkeypatch: pytest.MonkeyPatch, client: Any
+) -> None:
+    from portal.accounts.models import User
+
+    bad = store("bad")
+    drain()
+    original = tantivy_index._store
+
+    def refuse(document: Document) -> Any:
+        raise ValueError("a number out of range")
+
+    monkeypatch.setattr(tantivy_index, "_store", refuse)
+    bad.title = "worse"
+    bad.save()
+    drain()
+    # The index has it, but not as it is now.
+    lookup = ports.index_lookup()
+    assert lookup is not None
+    assert lookup.find_absent([f"record-{bad.pk}"]) == {f"record-{bad.pk}"}
+
+    client.force_login(User.objects.create_superuser("root@example.org"))
+    page = client.get("/admin/ingest/outbox/", {"parked_at__isempty": "0"})
+    assert "a number out of range" in page.content.decode()
+    monkeypatch.setattr(tantivy_index, "_store", original)
+    chosen = {"action": "try_again", "_selected_action": [Outbox.objects.get().pk]}
+    answer = client.post("/admin/ingest/outbox/", chosen, follow=True)
+    assert "1 document is tried again." in answer.content.decode()
+    assert drain() == 1
+    assert lookup.find_absent([f"record-{bad.pk}"]) == set()
 
 
 def test_batches_are_bounded(store: Store, drain: Drain) -> None:
@@ -251,6 +298,28 @@ def test_batches_are_bounded(store: Store, drain: Drain) -> None:
     indexer.ensure_index()
     assert [indexer.drain_batch(limit=3) for _ in range(4)] == [3, 3, 1, 0]
     assert len(indexed()) == 7
+
+
+def test_of_a_storm_one_document_at_a_time_is_in_memory(
+    source: Source, drain: Drain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Record.objects.bulk_create(make_record(source, number) for number in range(300))
+    build, keep = documents.build_document, tantivy_index._store
+    steps: list[int] = []
+
+    def count_built(**fields: Any) -> Document:
+        steps.append(1)
+        return build(**fields)
+
+    def count_stored(document: Document) -> Any:
+        steps.append(-1)
+        return keep(document)
+
+    monkeypatch.setattr(documents, "build_document", count_built)
+    monkeypatch.setattr(tantivy_index, "_store", count_stored)
+    assert drain() == 300
+    assert len(steps) == 600
+    assert max(accumulate(steps)) == 1
 
 
 def test_coverage_tells_since_when_it_is_behind(store: Store, drain: Drain) -> None:
@@ -352,88 +421,3 @@ def test_waiting_ends_with_what_is_left(store: Store, drain: Drain) -> None:
     assert services.wait_until_indexed(0.15) == 1
     drain()
     assert services.wait_until_indexed(5) == 0
-
-
-# --- rebuild ----------------------------------------------------------------------------------
-
-
-def test_a_rebuild_holds_exactly_what_the_database_holds(
-    store: Store, drain: Drain, engine: Engine, source: Source
-) -> None:
-    kept = store("kept")
-    drain()
-    Outbox.objects.all().delete()
-    # The index has gone astray: a document too many, and one too few.
-    engine.apply(upserts=[], deletes=[f"record-{kept.pk}"])
-    ErrorLog.objects.create(error_type="E", message="m", occurred_at=timezone.now())
-    steps: list[tuple[int, int]] = []
-    report = rebuild_index(report_progress=lambda done, total: steps.append((done, total)))
-    assert (report.documents, report.refused) == (2, 0)
-    assert steps[-1] == (2, 2)
-    assert len(indexed()) == 2
-
-
-def test_writes_during_a_rebuild_are_replayed(
-    store: Store, drain: Drain, monkeypatch: pytest.MonkeyPatch, staff: Any
-) -> None:
-    first, second = store("first"), store("second")
-    drain()
-    read = documents.read_documents
-
-    def write_meanwhile(kind: str, pks: Iterable[int]) -> Any:
-        found_now = list(read(kind, pks))
-        if kind == "record":
-            Record.objects.filter(pk=first.pk).update(title="first changed")
-            Record.objects.filter(pk=second.pk).delete()
-            store("third")
-            # Nobody may drain into the old index now.
-            assert not tasks.drain_slice(seconds=0.1)
-        return found_now
-
-    monkeypatch.setattr(rebuild, "read_documents", write_meanwhile)
-    monkeypatch.setattr(rebuild, "_walk", _walk_once(rebuild._walk))
-    rebuild_index()
-    assert indexer.read_coverage().pending == 3
-    drain()
-    assert sorted(found("", staff)) == ["first changed", "third"]
-
-
-def _walk_once(walk: Any) -> Any:
-    return lambda table: iter([batch for batch, _ in zip(walk(table), range(1), strict=False)])
-
-
-def test_a_rebuild_with_a_difference_is_refused(
-    store: Store, drain: Drain, monkeypatch: pytest.MonkeyPatch, staff: Any
-) -> None:
-    store("one")
-    drain()
-    store("two")
-    from search.engines.tantivy import TantivyRebuild
-
-    monkeypatch.setattr(TantivyRebuild, "count", lambda self: 1)
-    with pytest.raises(RebuildRefused, match="holds 1"):
-        rebuild_index()
-    assert found("", staff) == ["one"]
-
-
-def test_a_rebuild_tries_parked_documents_again(store: Store, drain: Drain) -> None:
-    store("healed")
-    Outbox.objects.update(parked_at=timezone.now(), reason="was poison")
-    rebuild_index()
-    drain()
-    assert indexer.read_coverage().parked == 0
-    assert len(indexed()) == 1
-
-
-def test_the_command_reports_what_it_did(
-    store: Store, drain: Drain, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from django.core.management import call_command
-
-    from ingest.models import Job
-
-    store("one")
-    call_command("rebuild_index")
-    assert "1 documents" in capsys.readouterr().out
-    job = Job.objects.get()
-    assert (job.kind, job.state, job.done, job.total) == ("rebuild", "finished", 1, 1)
