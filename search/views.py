@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -19,11 +19,13 @@ from django.views.decorators.http import require_safe
 from ingest import selectors
 from ingest.models import Delivery
 from ingest.outcomes import Outcome
+from search.answers import Hit, SearchAnswer, format_time
 from search.errors import InvalidQuery, SearchError
+from search.export import Format
 from search.highlight import Range
 from search.histogram import DAY, Bucket, from_microseconds
-from search.query import Kind, Sort, read_query
-from search.services import Hit, SearchAnswer, format_time, search
+from search.query import Kind, Parts, Sort, read_query
+from search.services import engine_status, search
 
 _FACET_TITLES = {
     "kind": gettext_lazy("Kind"),
@@ -101,14 +103,18 @@ def search_page(request: HttpRequest) -> HttpResponse:
     context["carried"] = {name: value for name, value in state.items() if name not in ("q", "sort")}
     status, wait_seconds = 200, None
     try:
-        query = read_query(dict(request.GET.lists()))
+        # A page shows all parts, whatever its address says.
+        query = replace(read_query(dict(request.GET.lists())), parts=Parts.ALL)
         answer = search(query, user=request.user)
     except SearchError as error:
         status, wait_seconds = error.status_code, error.wait_seconds
-        context["problem"] = _describe_problem(error)
+        context["problem"] = _describe_problem(error, retry_url=request.get_full_path())
     else:
         context |= _describe_answer(request, state, answer)
         context["sort"] = query.sort.value
+    if getattr(request.user, "is_staff", False):
+        state_of_engine = engine_status()
+        context["engine_hint"] = state_of_engine["reason"] or state_of_engine["hint"]
     response = render(request, "search/page.html", context, status=status)
     if wait_seconds is not None:
         response["Retry-After"] = str(max(1, round(wait_seconds)))
@@ -177,13 +183,14 @@ def _show_value(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _describe_problem(error: SearchError) -> dict[str, Any]:
+def _describe_problem(error: SearchError, *, retry_url: str) -> dict[str, Any]:
     if isinstance(error, InvalidQuery):
         return {"level": "warning", "title": _("This search cannot be run"), "text": error.message}
     return {
         "level": "danger",
         "title": error.message,
-        "text": _("Nothing is lost. Please try again in a few seconds."),
+        "text": _("Nothing is lost, and what changes meanwhile will be found afterwards."),
+        "retry_url": retry_url,
     }
 
 
@@ -205,6 +212,14 @@ def _describe_answer(
         "bars": _draw_bars(state, answer.histogram),
         "first_url": _link(state) if "cursor" in request.GET else None,
         "next_url": _link(state, cursor=answer.next) if answer.next else None,
+        "meant_url": _link(state, q=answer.did_you_mean) if answer.did_you_mean else None,
+        "exports": [
+            {
+                "label": _("Export %(format)s") % {"format": form.upper()},
+                "url": reverse("search-api:export", query={**state, "format": form}),
+            }
+            for form in Format
+        ],
         "span": (
             (
                 from_microseconds(answer.histogram[0].from_us),

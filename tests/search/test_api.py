@@ -89,6 +89,35 @@ def test_the_text_may_stand_in_the_path(store: Store, drain: Drain, reader: User
     assert by_path["results"] == by_parameter["results"]
 
 
+def test_any_text_may_stand_in_the_path(store: Store, drain: Drain, reader: User) -> None:
+    store("50% off/now ..")
+    drain()
+    for text in ("50%", "off/now", "..", "a\nb", "export", "50%25", "%2F", "?q=off", "#off"):
+        by_path = get(reader, f"/api/search/{quote(text, safe='')}/")
+        if text == "export":
+            assert by_path["Content-Type"].startswith("text/csv")
+            continue
+        assert by_path.json()["results"] == get(reader, q=text).json()["results"], text
+
+
+def test_only_the_hits_may_be_asked_for(
+    store: Store, drain: Drain, reader: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        store("leaf")
+    drain()
+    whole = get(reader, q="leaf", size=2).json()
+
+    hits = get(reader, q="leaf", size=2, parts="hits").json()
+
+    assert (hits["facets"], hits["histogram"]) == ({}, [])
+    assert list(hits) == list(whole)
+    for name in ("total", "results", "next", "warnings", "engine", "success"):
+        assert hits[name] == whole[name]
+    rest = get(reader, q="leaf", size=2, parts="hits", cursor=whole["next"]).json()
+    assert len(rest["results"]) == 1
+
+
 def test_pages_by_cursor_give_each_hit_once(store: Store, drain: Drain, reader: User) -> None:
     for n in range(25):
         store("equal words", occurred_at=T0 + timedelta(seconds=n // 10))
@@ -120,7 +149,14 @@ def test_a_cursor_of_another_query_is_refused(store: Store, drain: Drain, reader
     ("field", "value"),
     [
         *(("q", "x" * 401), ("q", "a\x00b"), ("size", "0"), ("size", "-1"), ("size", "1000000000")),
-        *(("sort", "best"), ("kind", "x"), ("outcome", "x"), ("status", "x"), ("source", "a/b")),
+        *(
+            ("sort", "best"),
+            ("parts", "facets"),
+            ("kind", "x"),
+            ("outcome", "x"),
+            ("status", "x"),
+            ("source", "a/b"),
+        ),
         *(("since", "x"), ("until", "2026-99-01"), ("cursor", "x")),
     ],
 )
@@ -283,8 +319,3 @@ def test_documents_of_a_facet_sum_up_with_those_without_a_value(
         {"value": 200, "count": 2},
         {"value": None, "count": 1},
     ]
-
-
-def test_the_address_of_exports_does_not_answer_with_hits(reader: User) -> None:
-    assert get(reader, "/api/search/export/").status_code == 404
-    assert get(reader, "/api/search/exports/").status_code != 404

@@ -88,7 +88,38 @@ def test_warnings_and_coverage_are_shown(store: Store, drain: Drain, client: Cli
     store("pending one")
     page = html(client, q="x*")
     assert "No special meaning here" in page
-    assert "1 document is still on its way" in page
+    assert "1 change is not searchable yet" in page
+
+
+def test_another_spelling_is_a_link_that_keeps_the_filters(
+    store: Store, drain: Drain, client: Client
+) -> None:
+    store("Istanbul")
+    drain()
+    page = html(client, q="istnbul ", kind="record")
+    assert 'Did you mean <a href="/search/?q=istanbul&amp;kind=record"><em>istanbul</em>' in page
+    assert "Did you mean <a" not in html(client, q="istanbul")
+
+
+def test_all_hits_can_be_exported_as_they_are_filtered(
+    store: Store, drain: Drain, client: Client
+) -> None:
+    store("leaf")
+    drain()
+    page = html(client, q="leaf", kind="record")
+    for form in ("csv", "ndjson"):
+        assert f"/api/search/export/?q=leaf&amp;kind=record&amp;format={form}" in page
+    assert "/api/search/export/" not in html(client, q="zzzz")
+
+
+def test_the_staff_is_told_what_the_engine_needs(
+    engine: Any, client: Client, staff: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {"ok": True, "reason": "", "hint": "Run the rebuild."}
+    monkeypatch.setattr("search.views.engine_status", lambda: told)
+    assert "Run the rebuild." not in html(client)
+    client.force_login(staff)
+    assert "Run the rebuild." in html(client)
 
 
 def test_a_wrong_parameter_is_explained_and_keeps_the_form(client: Client, engine: Any) -> None:

@@ -54,6 +54,7 @@ class SearchBox {
     const parameters = new URLSearchParams(new FormData(this.form));
     parameters.delete("sort");
     parameters.set("size", String(SUGGESTIONS));
+    parameters.set("parts", "hits");
     try {
       const response = await fetch(`${this.form.dataset.endpoint}?${parameters}`, {
         headers: { Accept: "application/json" },
@@ -80,12 +81,14 @@ class SearchBox {
       empty.className = "search-box-empty";
       empty.textContent = this.form.dataset.messageNone;
       this.list.append(empty);
+      this.offerSpelling(answer.did_you_mean);
     } else {
       this.status.textContent = `${this.form.dataset.messageFound} ${answer.total}`;
       answer.results.forEach((hit) => this.list.append(this.describe(hit)));
+      this.offerSpelling(answer.did_you_mean);
       this.list.append(this.offerAll(answer.total));
-      this.options().forEach((option, index) => (option.id = `${this.list.id}-${index}`));
     }
+    this.options().forEach((option, index) => (option.id = `${this.list.id}-${index}`));
     this.list.hidden = false;
     this.input.setAttribute("aria-expanded", "true");
   }
@@ -105,12 +108,27 @@ class SearchBox {
     return option;
   }
 
+  offerSpelling(text) {
+    if (!text) return;
+    const option = this.makeOption(this.addressOf(text));
+    option.classList.add("search-box-all");
+    option.textContent = `${this.form.dataset.messageMeant} ${text}`;
+    this.list.append(option);
+    this.status.textContent += ` ${option.textContent}`;
+  }
+
   offerAll(total) {
-    const parameters = new URLSearchParams(new FormData(this.form));
-    const option = this.makeOption(`${this.form.action}?${parameters}`);
+    const option = this.makeOption(this.addressOf(this.input.value));
     option.classList.add("search-box-all");
     option.textContent = `${this.form.dataset.messageAll} ${total}`;
     return option;
+  }
+
+  // Of the page that shows all results for `text`.
+  addressOf(text) {
+    const parameters = new URLSearchParams(new FormData(this.form));
+    parameters.set("q", text);
+    return `${this.form.action}?${parameters}`;
   }
 
   makeOption(url) {
