@@ -30,6 +30,7 @@ from ingest.api_schema import problems
 from ingest.errors import IngestError
 from portal.accounts.lockout import LockedOut
 from portal.errors import describe_error, retry_after
+from portal.throttles import wait_after_refusal
 from search.errors import SearchError
 
 WHOLE = "non_field_errors"
@@ -42,6 +43,9 @@ def handle_exception(error: Exception, context: Mapping[str, Any]) -> Response |
     response = exception_handler(error, dict(context))
     if response is None:
         return None
+    if response.status_code == 401 and (wait := wait_after_refusal(context["request"])):
+        error = exceptions.Throttled(wait)
+        response = exception_handler(error, dict(context)) or response
     for name, value in retry_after(getattr(error, "wait", None)).items():
         response.headers[name] = value
     response.data = _describe(error, response)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any, cast
 
 import redis
 from django.core.cache.backends.redis import RedisCache
+from django.utils.functional import cached_property
 
 logger = logging.getLogger(__name__)
 
 _DOWN = (redis.ConnectionError, redis.TimeoutError)
+_clients: dict[tuple[Any, ...], Any] = {}
 
 
 class PatientRedisCache(RedisCache):
@@ -19,6 +22,15 @@ class PatientRedisCache(RedisCache):
     Sessions then come from the database, throttles and lockouts let everybody pass, and
     /health/ready says what is wrong.
     """
+
+    @cached_property
+    def _cache(self) -> Any:
+        """One client a process: Django makes a cache, and a connection, for each request's context
+        (a `Local` of asgiref), and requests run in contexts of their own here."""
+        place = (os.getpid(), *self._servers)  # type: ignore[attr-defined]
+        if place not in _clients:
+            _clients[place] = self._class(self._servers, **self._options)  # type: ignore[attr-defined]
+        return _clients[place]
 
     def get(self, key: Any, default: Any = None, version: int | None = None) -> Any:
         try:
@@ -69,7 +81,7 @@ class PatientRedisCache(RedisCache):
         """
         try:
             name = self.make_and_validate_key(key)
-            pipeline = self._client(name).pipeline()
+            pipeline = self._client(name).pipeline(transaction=False)
             pipeline.set(name, 0, ex=expires_seconds, nx=True)
             pipeline.incr(name)
             return int(pipeline.execute()[1])
@@ -87,7 +99,7 @@ class PatientRedisCache(RedisCache):
             return 0.0
 
     def _client(self, name: str) -> redis.Redis:
-        return cast(redis.Redis, self._cache.get_client(name, write=True))  # type: ignore[attr-defined]
+        return cast(redis.Redis, self._cache.get_client(name, write=True))
 
 
 def _timeout(timeout: Any) -> dict[str, Any]:

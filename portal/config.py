@@ -111,6 +111,7 @@ class Config:
     data_dir: Path
     static_root: Path
     port: int
+    web_threads: int
     allowed_hosts: tuple[str, ...]
     csrf_trusted_origins: tuple[str, ...]
     trusted_proxies: int
@@ -122,6 +123,7 @@ class Config:
     redis_url: str = field(repr=False)
     redis_socket: Path | None
     elasticsearch: Elasticsearch
+    cache_ttl: int
     search_min_chars: int
     search_timeout_seconds: float
     time_zone: str
@@ -244,6 +246,7 @@ def read_config(environment: Environment) -> Config:
         data_dir=data_dir,
         static_root=_read_static_root(env, stage, data_dir),
         port=env.integer("PORTAL_PORT", 8000, at_least=1, at_most=65535),
+        web_threads=env.integer("WEB_THREADS", 8, at_least=1, at_most=256),
         allowed_hosts=_read_allowed_hosts(env, stage),
         csrf_trusted_origins=_read_origins(env),
         trusted_proxies=env.integer("TRUSTED_PROXIES", 0, at_least=0, at_most=10),
@@ -255,6 +258,7 @@ def read_config(environment: Environment) -> Config:
         redis_url=redis_url,
         redis_socket=redis_socket,
         elasticsearch=_read_elasticsearch(env, data_dir),
+        cache_ttl=env.integer("CACHE_TTL", 60, at_least=0, at_most=86400),
         search_min_chars=env.integer("SEARCH_MIN_CHARS", 2, at_least=1, at_most=20),
         search_timeout_seconds=env.number("SEARCH_TIMEOUT_SECONDS", 1.0, at_least=0.05, at_most=60),
         time_zone=_read_time_zone(env),

@@ -67,7 +67,8 @@ def check_search() -> dict[str, Any]:
         logger.warning("The search engine did not tell its state: %r", error)
         return {"ok": False, "detail": "out of reach"}
     # Only the reason is fit for everybody's eyes: a detail may hold addresses and secrets.
-    told = filter(None, [str(status["engine"]), str(status.get("reason", ""))])
+    said = [status["engine"], status.get("reason", ""), status.get("hint", "")]
+    told = [str(part) for part in said if part]
     return {"ok": bool(status["ok"]), "detail": ": ".join(told)}
 
 
@@ -93,6 +94,14 @@ VIEWS: dict[str, Callable[[HttpRequest], HttpResponse]] = {
     "/health": alive,
     "/health/ready": ready,
 }
+
+
+def find_view(request: HttpRequest) -> Callable[[HttpRequest], HttpResponse] | None:
+    return VIEWS.get(request.path_info.rstrip("/"))
+
+
+def is_probe(request: HttpRequest) -> bool:
+    return find_view(request) is not None
 
 
 def _answer(body: dict[str, Any], *, status: int) -> HttpResponse:

@@ -1,6 +1,6 @@
 """What happens around every request: its id, its errors, its size.
 
-All of it is synchronous, as the views are (`portal.asgi.OneThreadHandler`).
+All of it is synchronous, as the views are (`portal.handler`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from portal import errors, health
 from portal.accounts.lockout import LockedOut
 from portal.body_limit import LENGTH, TOO_LARGE
 from portal.logs import current_request_id
+from portal.throttles import is_flood
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ def health_checks(get_response: GetResponse) -> GetResponse:
     """Answer health checks whatever the Host header says: a probe knows an address, not a name."""
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
-        view = health.VIEWS.get(request.path_info.rstrip("/"))
+        view = health.find_view(request)
         return view(request) if view else get_response(request)
 
     return middleware
@@ -137,12 +138,26 @@ def _remember_exception(sender: Any, request: HttpRequest | None = None, **kwarg
 got_request_exception.connect(_remember_exception, dispatch_uid="portal.middleware")
 
 
+def _is_worth_a_row(request: HttpRequest, response: HttpResponseBase) -> bool:
+    """All are, but for two (docs/decisions/0080): a probe that finds a portal not ready yet, and
+    what somebody unknown goes on causing far beyond the rate at which they may ask at all."""
+    if response.status_code == 503 and health.is_probe(request):
+        return False
+    user = getattr(request, "user", None)
+    if user is not None and user.is_authenticated:
+        return True
+    return response.status_code >= 500 or not is_flood(request)
+
+
 def _record(request: HttpRequest, response: HttpResponseBase) -> None:
     from ingest.errorlog import record_server_error
 
     error: BaseException | None = getattr(request, "unhandled_error", None)
     user = getattr(request, "user", None)
     try:
+        # Reads the session, which may be as far away as the log.
+        if not _is_worth_a_row(request, response):
+            return
         record_server_error(
             error_type=type(error).__name__ if error else "HTTP Error",
             status_code=500 if error else response.status_code,

@@ -41,7 +41,9 @@ RUN_SLICES = CONFIG.fetching.run_slices
 SLICE_SECONDS = CONFIG.fetching.slice_seconds
 LEASE_SECONDS = CONFIG.fetching.lease_seconds
 SEARCH_INDEX_DIR = CONFIG.data_dir / "index"
+CACHE_TTL = CONFIG.cache_ttl
 SEARCH_MIN_CHARS = CONFIG.search_min_chars
+WEB_THREADS = CONFIG.web_threads
 SEARCH_TIMEOUT_SECONDS = CONFIG.search_timeout_seconds
 ELASTICSEARCH_URL = ",".join(CONFIG.elasticsearch.hosts)
 ELASTICSEARCH_PREFIX = CONFIG.elasticsearch.prefix
@@ -137,7 +139,10 @@ TEMPLATES = [
 ]
 
 # --- Data ----------------------------------------------------------------------------------------
-DATABASES: dict[str, Any] = {"default": dj_database_url.parse(CONFIG.database_url)}
+DATABASES: dict[str, Any] = {
+    # Threads of the web and workers keep their connections: opening one costs 1 ms on SQLite.
+    "default": dj_database_url.parse(CONFIG.database_url, conn_max_age=600, conn_health_checks=True)
+}
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     # A file, as in real life: in memory, threads would share one connection's locks.
     DATABASES["default"]["TEST"] = {"NAME": str(DATA_DIR / "test.sqlite3")}
@@ -147,8 +152,8 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
         "timeout": 30,
         "init_command": (
             "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA temp_store=MEMORY; "
-            "PRAGMA mmap_size=134217728; PRAGMA journal_size_limit=67108864; "
-            "PRAGMA cache_size=-20000;"
+            "PRAGMA cache_size=-20000; PRAGMA wal_autocheckpoint=4000; "
+            "PRAGMA journal_size_limit=67108864;"
         ),
     }
 else:
@@ -218,7 +223,7 @@ STORAGES = {
     "staticfiles": {
         "BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"
         if CONFIG.is_local
-        else "whitenoise.storage.CompressedManifestStaticFilesStorage",
+        else "portal.staticfiles.CompressedFiles",
     },
 }
 # A fresh clone has no collected files: there they are served from where they lie.
@@ -309,7 +314,7 @@ REST_FRAMEWORK = {
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "portal.negotiation.JsonAnyway",
     "DEFAULT_METADATA_CLASS": "portal.metadata.PlainMetadata",
-    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_RENDERER_CLASSES": ["portal.rendering.FastJSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["ingest.parsers.JSONObjectParser"],
     "DEFAULT_THROTTLE_CLASSES": ["portal.throttles.CallerThrottle"],
     "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
@@ -385,10 +390,18 @@ CELERY_TASK_PUBLISH_RETRY_POLICY = {
 }
 CELERY_REDIS_SOCKET_CONNECT_TIMEOUT = 1.0
 CELERY_REDIS_SOCKET_TIMEOUT = 5.0
-CELERY_BEAT_SCHEDULER = "celery.beat:PersistentScheduler"
+CELERY_BEAT_SCHEDULER = "portal.beat:Scheduler"
 CELERY_BEAT_SCHEDULE_FILENAME = str(DATA_DIR / "celerybeat-schedule")
+# What was missed while the beat was down is not caught up with.
+CELERY_BEAT_CRON_STARTING_DEADLINE = 120
 CELERY_BEAT_SCHEDULE = {
-    name: {"task": task, "schedule": 5.0, "options": {"expires": 5}}
+    name: {
+        "task": task,
+        "schedule": 5.0,
+        "options": {"expire_seconds": 5},
+        "description": "defined in the code",
+        "enabled": True,
+    }
     for name, task in (
         ("look for due rows", "ingest.tasks.scan_due"),
         ("drain the outbox", "search.tasks.drain_outbox"),

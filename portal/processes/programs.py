@@ -26,7 +26,6 @@ class Program:
     name: str
     command: Sequence[str]
     about: str
-    stop_signal: str = "TERM"
     priority: int = 100
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -59,8 +58,6 @@ def list_programs(config: Config) -> list[Program]:
                 *("--loglevel", "WARNING"),
             ],
             "sends the requests of runs",
-            # Cold: a slice lasts up to half a minute, and the ledger survives its end.
-            stop_signal="QUIT",
         ),
         Program(
             "worker-index",
@@ -70,7 +67,6 @@ def list_programs(config: Config) -> list[Program]:
                 *("--loglevel", "WARNING"),
             ],
             "keeps the index and the schedule's work",
-            stop_signal="QUIT",
         ),
         Program(
             "beat",

@@ -68,7 +68,6 @@ def _describe_section(program: Program, log_dir: Path) -> list[str]:
         "startsecs = 1",
         # The pause before a start grows by a second each time: this is a long time.
         "startretries = 100",
-        f"stopsignal = {program.stop_signal}",
         f"stopwaitsecs = {CHILD_STOP_SECONDS}",
         "killasgroup = true",
         "redirect_stderr = true",

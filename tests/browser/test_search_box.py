@@ -228,3 +228,28 @@ def test_the_form_finds_the_city_without_javascript(
     page.locator("article h2 a").first.click()
     assert re.search(r"/records/\d+/$", page.url)
     expect(page.get_by_role("heading", level=1)).to_have_text("Istanbul")
+
+
+def test_another_spelling_is_offered_by_keyboard(page: Page, portal: Portal) -> None:
+    def answer(route: Route) -> None:
+        assert "parts=hits" in route.request.url
+        route.fulfill(
+            json={"success": True, "total": 0, "results": [], "did_you_mean": "istanbul <b>"}
+        )
+
+    page.goto("/search/?kind=record")
+    page.route(API, answer)
+    type_in(page, "qqqq")
+    expect(options_of(page)).to_have_text("Did you mean: istanbul <b>")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"{portal.origin}/search/?kind=record&q=istanbul+%3Cb%3E")
+
+
+def test_all_results_are_exported_with_a_receipt(page: Page) -> None:
+    page.goto("/search/?q=istnbul")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Export CSV").click()
+    assert re.fullmatch(r"search-[\d-]+\.csv", download.value.suggested_filename)
+    lines = download.value.path().read_text().splitlines()
+    assert re.fullmatch(r"# rows=\d+,sha256=[0-9a-f]{64}", lines[-1])

@@ -9,6 +9,7 @@ from django.core.cache import cache as default_cache
 from django.core.cache import caches
 from django.test import Client
 
+from ingest.models import ErrorLog
 from portal.cache import PatientRedisCache
 from portal.throttles import CallerThrottle
 
@@ -79,6 +80,37 @@ class TestThrottles:
         answers = [api.post("/api/token/", {}).status_code for _ in range(3)]
 
         assert answers == [400, 400, 429]
+
+    def test_guessing_tokens_uses_up_the_rate_of_the_address(self, api, settings):
+        settings.THROTTLE_RATES = settings.THROTTLE_RATES | {"anonymous": "3/hour"}
+        wrong = {"Authorization": "Bearer x.y.z"}
+
+        answers = [api.get("/api/runs/", headers=wrong), api.get("/api/runs/")]
+        answers += [api.get("/api/search/", headers=wrong) for _ in range(2)]
+
+        assert [answer.status_code for answer in answers] == [401, 401, 401, 429]
+        assert answers[-1].json()["error"]["code"] == "throttled"
+        assert int(answers[-1]["Retry-After"]) > 0
+
+    def test_a_wrong_password_is_counted_once(self, api, settings):
+        settings.THROTTLE_RATES = settings.THROTTLE_RATES | {"anonymous": "2/hour"}
+        wrong = {"email": "nobody@example.org", "password": "wrong"}
+
+        answers = [api.post("/api/token/", wrong).status_code for _ in range(3)]
+
+        assert answers == [401, 401, 429]
+
+    def test_errors_of_the_unknown_are_noted_up_to_twice_their_rate(self, api, user, settings):
+        settings.THROTTLE_RATES = settings.THROTTLE_RATES | {"anonymous": "2/hour"}
+
+        for _ in range(10):
+            api.get("/api/runs/")
+        assert ErrorLog.objects.count() == 4
+
+        api.force_login(user)
+        for _ in range(10):
+            api.get("/api/runs/999999/")
+        assert ErrorLog.objects.count() == 14
 
     def test_search_has_a_rate_of_its_own(self, user, settings):
         settings.THROTTLE_RATES = {"user": "1/hour", "search": "3/hour", "anonymous": "1/hour"}

@@ -57,7 +57,7 @@ def test_the_beat_asks_for_tasks_that_exist():
     app.loader.import_default_modules()
     for entry in app.conf.beat_schedule.values():
         assert entry["task"] in app.tasks
-        assert entry["options"]["expires"] <= entry["schedule"]
+        assert entry["options"]["expire_seconds"] <= entry["schedule"]
 
 
 def test_the_schedule_file_lies_in_the_data_folder():

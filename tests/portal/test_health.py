@@ -8,6 +8,7 @@ from django.conf import settings
 from django.db import DatabaseError, connection
 from django.test import Client
 
+from ingest.models import ErrorLog
 from portal import health, heartbeat
 
 GOOD_ENGINE = {"ok": True, "engine": "tantivy", "detail": ""}
@@ -88,6 +89,15 @@ def test_a_queue_without_a_living_worker_is_named(visitor, engine):
 
     assert response.status_code == 503
     assert response.json()["checks"]["workers"]["detail"] == "no worker for: index"
+
+
+@pytest.mark.django_db
+def test_a_probe_that_comes_too_early_is_no_error(visitor, engine):
+    assert visitor.get("/health/ready").status_code == 503
+    assert not ErrorLog.objects.exists()
+
+    assert visitor.post("/health/ready").status_code == 405
+    assert ErrorLog.objects.get().status_code == 405
 
 
 @pytest.mark.django_db

@@ -14,7 +14,9 @@ import pytest
 from asgiref.testing import ApplicationCommunicator
 from cryptography.fernet import Fernet
 
+from portal.body_limit import limit_body
 from portal.config import BASE_DIR
+from portal.handler import PooledHandler
 from portal.processes import find_free_port
 
 
@@ -122,11 +124,10 @@ def test_no_model_lacks_a_migration(production, tmp_path):
 
 
 async def ask(
-    *, path: str, method: str = "GET", headers=(), chunks=(b"",)
+    handler: PooledHandler, *, path: str, method: str = "GET", headers=(), chunks=(b"",)
 ) -> tuple[int, dict[str, Any]]:
     """One request to the ASGI application, its body in chunks."""
-    from portal.asgi import application
-
+    application = limit_body(handler)
     scope = {
         "type": "http",
         "asgi": {"version": "3.0"},
@@ -157,9 +158,15 @@ async def ask(
 
 
 def ask_now(**request) -> tuple[int, dict[str, Any]]:
-    return asyncio.run(ask(**request))
+    handler = PooledHandler()
+    try:
+        return asyncio.run(ask(handler, **request))
+    finally:
+        # Its threads keep their connections, which a test must not leave behind.
+        handler.shut_down()
 
 
+@pytest.mark.django_db(transaction=True)
 def test_the_portal_answers_over_asgi():
     assert ask_now(path="/health") == (200, {"status": "ok"})
 
