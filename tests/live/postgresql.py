@@ -84,6 +84,7 @@ class Cluster:
     folder: Path
     programs: Path
     owner: dict[str, Any]
+    settings: dict[str, str] = field(default_factory=lambda: dict(SETTINGS))
     process: subprocess.Popen[bytes] | None = field(default=None)
 
     @property
@@ -109,7 +110,9 @@ class Cluster:
 
     def start(self) -> None:
         """Starts the server and waits until it answers."""
-        options = [part for name, value in SETTINGS.items() for part in ("-c", f"{name}={value}")]
+        options = [
+            part for name, value in self.settings.items() for part in ("-c", f"{name}={value}")
+        ]
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [
@@ -163,12 +166,12 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def run_cluster() -> Iterator[Cluster]:
+def run_cluster(**settings: str) -> Iterator[Cluster]:
     """A PostgreSQL of one's own, gone afterwards. Raises PostgresqlMissing."""
     programs, owner = find_programs(), _owner()
     # A socket's path must be short: pytest's own temporary folders are too deep.
     folder = Path(tempfile.mkdtemp(prefix="gleaner-pg-"))
-    cluster = Cluster(folder, programs, owner)
+    cluster = Cluster(folder, programs, owner, SETTINGS | settings)
     try:
         if owner:
             os.chown(folder, owner["user"], owner["group"])

@@ -126,12 +126,15 @@ class Stack:
             timeout=120,
         )
 
-    def start(self, name: str) -> None:
+    def start(self, name: str, *, like: str = "", **more: str) -> None:
+        """Starts a program, or one more of its kind as `name`; `more` is for its environment."""
+        program = self.programs[like or name]
+        node = f"{name}@%h"
         with (self.data_dir / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                list(self.programs[name].command),
+                [node if like and "@%h" in part else part for part in program.command],
                 cwd=BASE_DIR,
-                env=self.environment | {MARK: name_instance(self.data_dir)},
+                env=self.environment | {MARK: name_instance(self.data_dir)} | more,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -236,7 +239,8 @@ class Stack:
 def run_stack(data_dir: Path, **more: str) -> Iterator[Stack]:
     """A portal that is ready, and a signed-in administrator; every process is dead afterwards."""
     port = find_port()
-    environment = make_environment(data_dir, port, LEASE_SECONDS="3", SLICE_SECONDS="5", **more)
+    quick = {"LEASE_SECONDS": "3", "SLICE_SECONDS": "5"}
+    environment = make_environment(data_dir, port, **(quick | more))
     stack = Stack(data_dir, port, environment)
     try:
         stack.begin()
