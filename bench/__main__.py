@@ -30,7 +30,9 @@ MODULES = (
     "search_quality",
     "endpoint",
     "bulk",
+    "storm",
     "growth",
+    "limits",
     "dashboard",
 )
 RESULTS = Path(__file__).parent / "results.md"

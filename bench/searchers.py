@@ -45,7 +45,7 @@ class Gleaner:
         with engine.start_rebuild() as rebuild:
             applied = rebuild.apply(upserts=build_documents(cities))
             assert not applied.rejected, applied.rejected
-            assert rebuild.count() == len(cities)
+            assert rebuild.open().count() == len(cities)
             rebuild.publish()
 
     def find(self, typed: str) -> list[str]:
