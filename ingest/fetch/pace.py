@@ -39,6 +39,8 @@ MAX_RISE_SECONDS = 600.0
 RISE_STEP, MAX_RISE_STEP = 0.03, 0.12
 # A refusal this long after a step is still put down to it: a bucket of tokens hides it for a while.
 RISE_BLAMED_SECONDS = 60.0
+# Then nothing leaves for a moment: some servers count what they refuse, too.
+BREATH_SECONDS = 0.25
 FALL_FACTOR = 0.95
 # Up to this share of what was borne before, a rate that fell rises soon.
 NEAR_SHARE, LOW_RISE_SECONDS = 0.95, 1.0
@@ -255,13 +257,15 @@ class Pace:
 
     def _heed_refusal(self, now: float) -> None:
         control = self.control
+        if now - control.fell_at < FALL_SECONDS:
+            return
         if self._is_step_to_blame(now):
             control.rate = control.ceiling = control.before_rise
+            control.fell_at = now  # it is a fall, too
             self._delay_rise()
             control.rise_step = RISE_STEP
             self._change(now)
-        elif now - control.fell_at < FALL_SECONDS:
-            return
+            self._hold_for(BREATH_SECONDS, now)
         elif seconds := self._find_storm(now):
             passed, refused, seen = self._look_back(seconds, now)
             self._fall(now, to=passed / seen, share=refused / (passed + refused))

@@ -77,9 +77,10 @@ def test_ranges_are_within_the_passage_for_any_text() -> None:
 
 @pytest.mark.parametrize("q", HOSTILE)
 def test_any_query_can_be_highlighted_quickly(q: str) -> None:
-    started_at = time.perf_counter()
+    # Of the processor, so that a busy machine does not matter.
+    started_at = time.thread_time()
     cut_passage("lorem ipsum dolor sit amet " * 20_000, plan_of(q))
-    assert time.perf_counter() - started_at < 2
+    assert time.thread_time() - started_at < 2
 
 
 @pytest.mark.parametrize(
