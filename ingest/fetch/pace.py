@@ -47,8 +47,9 @@ NEAR_SHARE, LOW_RISE_SECONDS = 0.95, 1.0
 # How long a share of refusals that are not about the rate is taken for granted; the time doubles
 # with each fall that was of no use.
 NOISE_SECONDS, MAX_NOISE_SECONDS = 5.0, 120.0
-# A source that was shut for this much of the time since it was shut before limits a long time.
-LONG_SHUT_SHARE = 0.25
+# What a source let pass tells its limit where it was shut for this much of the time. In between a
+# few seconds and these, it is the rate that was a little too high.
+LONG_SHUT_SHARE, LONG_SHUT_SECONDS = 0.25, 10.0
 HELD_AFTER = 20
 SHUT_AFTER = 10
 # A limit over a few seconds, and how soon more is tried after one was learned.
@@ -203,7 +204,10 @@ class Pace:
     def _reopen(self, now: float) -> None:
         control = self.control
         passed, seconds = control.cycle_passed, now - control.cycle_at
-        is_long = now - control.shut_at >= LONG_SHUT_SHARE * seconds
+        shut_seconds, is_short = now - control.shut_at, seconds < SHORT_CYCLE_SECONDS
+        is_telling = (is_short or shut_seconds >= LONG_SHUT_SECONDS) and (
+            shut_seconds >= LONG_SHUT_SHARE * seconds
+        )
         control.shut_at, control.pauses = 0.0, 0
         before, undone = self.limit, control.before_rise
         self._change(now)
@@ -211,10 +215,10 @@ class Pace:
             return
         control.cycle_at, control.cycle_passed = now, 0.0
         step = RISE_STEP
-        if is_long or before is None:
+        if is_telling or before is None:
             borne = passed / seconds
             control.ceiling = None
-            if seconds < SHORT_CYCLE_SECONDS:
+            if is_short:
                 # More may be borne, as we were away for most of the time; that shows soon.
                 control.rise_seconds, step = FIRST_RISE_SECONDS, FIRST_RISE_STEP
             else:
