@@ -56,7 +56,7 @@ def count_unwritten(database: Database, run: int, service: Service) -> Counter[i
 
     Only rows that such a slice holds are looked at: until its lease is over nobody touches them.
     """
-    earlier: list[Row] = []
+    earlier: list[Row] | None = None
 
     def look() -> list[Counter[int]]:
         nonlocal earlier

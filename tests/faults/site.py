@@ -18,6 +18,7 @@ from django.conf import settings
 
 from ingest.outcomes import FINAL_STATES
 from portal.config import BROKER_DB, BUDGETS_DB, celery_redis_url, redis_url
+from portal.processes.ownership import is_dead
 from tests.faults.books import Database, check_books
 from tests.faults.upstream import Service, Upstream, serve_upstream
 from tests.live.stack import Stack, ask, run_stack, wait_for
@@ -196,9 +197,12 @@ class Site:
 
     def kill_children(self, name: str) -> None:
         """kill -9 of the processes that do a worker's work; their parent makes new ones."""
-        for child in self.stack.children_of(name):
+        children = self.stack.children_of(name)
+        for child in children:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
+        # A signal is not a death yet: the next look at them must not find them at work.
+        wait_for("the end of the killed", lambda: all(map(is_dead, children)))
 
     def signal_group(self, name: str, number: signal.Signals) -> None:
         os.killpg(self.stack.processes[name].pid, number)

@@ -9,6 +9,7 @@ import os
 import random
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
@@ -76,8 +77,17 @@ def strike(site: Site, kill: Kill, run: int, service: Service) -> Counter[int]:
 
 @pytest.mark.parametrize("seed", read_seeds())
 def test_a_run_whose_workers_are_killed_loses_nothing_and_doubles_nothing(
-    site: Site, seed: int
+    sqlite_site: Site, postgresql_site: Site, seed: int
 ) -> None:
+    # Side by side, because most of a trial is waiting for leases to end.
+    with ThreadPoolExecutor() as pool:
+        trials = [pool.submit(try_out, site, seed) for site in (sqlite_site, postgresql_site)]
+    for trial in trials:
+        trial.result()
+
+
+def try_out(site: Site, seed: int) -> None:
+    """One trial: a run, its kills, and what all accounts say of it."""
     chance = random.Random(seed)
     service = site.upstream.open_service(
         f"trial-{seed}",

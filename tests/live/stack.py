@@ -23,6 +23,7 @@ import psutil
 from ingest.outcomes import FINAL_STATES
 from portal.config import BASE_DIR, Config, Environment, read_config
 from portal.processes import HOST, MARK, Program, list_programs, name_instance
+from portal.processes.ownership import is_dead
 
 Found = TypeVar("Found")
 EMAIL = "tester@example.org"
@@ -143,10 +144,12 @@ class Stack:
 
     def kill(self, name: str) -> None:
         """kill -9 of the process and its children, all at once."""
+        children = self.children_of(name) if self.processes[name].poll() is None else []
         process = self.processes.pop(name)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait(timeout=10)
+        wait_for("the end of the killed", lambda: all(map(is_dead, children)))
 
     def children_of(self, name: str) -> list[psutil.Process]:
         return psutil.Process(self.processes[name].pid).children(recursive=True)
