@@ -79,6 +79,17 @@ def update_rows(
     _write(statement, model, [*names, _primary_key(model)], rows, shared, chunk_rows)
 
 
+def delete_rows(model: Model, pks: Sequence[int]) -> None:
+    """Deletes rows by primary key; for tables that no other refers to.
+
+    `filter(pk__in=…)` spends twenty times as long on preparing a list of thousands.
+    """
+    dialect = _DIALECTS[connection.vendor]
+    given, value = dialect.give_keys(pks)
+    key = _column(model, _primary_key(model))
+    dialect.execute(f"DELETE FROM {_table(model)} WHERE {key} IN ({given})", [value])  # noqa: S608 - from the model
+
+
 def _defaults(model: Model, names: Sequence[str]) -> dict[str, Any]:
     left = (field for field in model._meta.concrete_fields if field.attname not in names)
     return {field.attname: field.get_default() for field in left if not field.primary_key}
@@ -129,6 +140,9 @@ class _Dialect(Protocol):
     def give(self, fields: Sequence[Field], rows: list[Row]) -> tuple[str, list[Any]]:
         """A query whose result are these rows, and its parameters."""
 
+    def give_keys(self, pks: Sequence[int]) -> tuple[str, Any]:
+        """A query whose result are these numbers, and its parameter."""
+
     def write_time(self, moment: datetime) -> Any: ...
 
     def execute(self, statement: str, values: list[Any]) -> None: ...
@@ -159,6 +173,9 @@ class _Sqlite:
                 values[at :: len(fields)] = [each and self.write_time(each) for each in moments]
         row = f"({', '.join('?' * len(fields))})"
         return f"VALUES {', '.join([row] * len(rows))}", values
+
+    def give_keys(self, pks: Sequence[int]) -> tuple[str, Any]:
+        return "SELECT value FROM json_each(?)", orjson.dumps(list(pks)).decode()
 
     def write_time(self, moment: datetime) -> str:
         # As Django writes it, at a tenth of the price.
@@ -194,6 +211,9 @@ class _Postgresql:
         values = ", ".join(f'"{column}"::{kind}' for column, kind in types.items())
         text = orjson.dumps([dict(zip(types, row, strict=True)) for row in rows]).decode()
         return f"SELECT {values} FROM json_to_recordset(%s::json) AS rows({given})", [text]  # noqa: S608 - from the model
+
+    def give_keys(self, pks: Sequence[int]) -> tuple[str, Any]:
+        return "SELECT unnest(%s::bigint[])", list(pks)
 
     def write_time(self, moment: datetime) -> datetime:
         return moment

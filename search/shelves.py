@@ -21,6 +21,7 @@ _MOST_SCRIPTS = 60_000
 _NO_SCRIPT = _MOST_SCRIPTS
 
 
+@lru_cache(maxsize=100_000)
 def find_shelf(word: str) -> str:
     """The mark of the words in the script of `word`."""
     return chr(_FIRST_MARK + _find_script(word)) * MARK_CHARS

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 import unicodedata
 
 import pytest
@@ -50,6 +51,15 @@ def test_every_normal_form_gives_the_same_words() -> None:
     ]
     assert len(set(forms)) > 2
     assert len({tuple(fold_words(form)) for form in forms}) == 1
+
+
+def test_words_without_their_places_are_the_same_words() -> None:
+    chance = random.Random(7)
+    letters = "aBc019'`’ʻ -_.,éÉıİßØłəأبتي\u0301\u0308हिन्दी東京カ🎉\u200b\u00ad\ud800서울L'd'"
+    texts = ["".join(chance.choices(letters, k=chance.randint(1, 12))) for _ in range(5_000)]
+    texts += ["".join(chance.choices("aBl' `-9", k=8)) for _ in range(1_000)]
+    for text in texts:
+        assert fold_words(text) == [token.word for token in tokenize(to_nfc(text))]
 
 
 def test_folding_a_folded_word_changes_nothing() -> None:
