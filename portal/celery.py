@@ -6,17 +6,24 @@ may be lost or delivered twice.
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import Any
 
 from celery import Celery, bootsteps
+from celery.signals import worker_process_init
 from celery.worker.consumer import Consumer
+from kombu.transport.redis import Channel
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")  # noqa: TID251
 
 app = Celery("gleaner")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
+
+# A worker that loses Redis would put its messages back through the connection that is gone, and die
+# of the error (docs/decisions/0083).
+Channel.do_restore = False
 
 WAKE_UP_TASKS = ("ingest.tasks.scan_due", "search.tasks.drain_outbox")
 WAKE_UP_EXPIRES_SECONDS = 60
@@ -56,3 +63,12 @@ class SignsOfLife(bootsteps.StartStopStep):
 
 
 app.steps["consumer"].add(SignsOfLife)
+
+# Rows and answers come by the thousand and hold no cycles (docs/decisions/0083).
+GC_THRESHOLDS = 20_000, 20, 20
+
+
+@worker_process_init.connect
+def look_for_garbage_less_often(**kwargs: Any) -> None:
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)

@@ -6,6 +6,7 @@ import logging
 import time
 
 from celery import shared_task
+from redis.exceptions import RedisError
 
 from ingest.stopping import is_asked_to_stop
 from search import indexer, rebuild
@@ -34,8 +35,11 @@ def drain_outbox() -> None:
     """
     for job_id in rebuild.find_waiting_jobs():
         rebuild_index.delay(job_id)
-    if drain_slice(seconds=SLICE_SECONDS, idle_seconds=IDLE_SLICE_SECONDS):
-        drain_outbox.delay()
+    try:
+        if drain_slice(seconds=SLICE_SECONDS, idle_seconds=IDLE_SLICE_SECONDS):
+            drain_outbox.delay()
+    except (RedisError, drain_outbox.OperationalError) as error:
+        logger.warning("The outbox waits for Redis: %s", error)
 
 
 @shared_task(name="search.tasks.rebuild_index", ignore_result=True)

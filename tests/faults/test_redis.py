@@ -33,6 +33,8 @@ def test_a_run_waits_while_redis_is_away_and_goes_on_when_it_is_back_without_its
     service = site.upstream.open_service("away", 1_000, seed=4, troubles=UNRULY)
     run = site.start_run(service, limits={"per_second": 200})
     site.wait_for_sends(service, 300)
+    for _ in range(5):
+        site.wake()  # a worker dies with messages in its hands, or not at all
     site.stack.kill("redis")
     for folder in site.stack.data_dir.glob("redis-*"):
         shutil.rmtree(folder)
@@ -46,5 +48,6 @@ def test_a_run_waits_while_redis_is_away_and_goes_on_when_it_is_back_without_its
     site.stack.start("redis")
     wait_for("Redis", site.has_redis)
     site.wait_for_end(run)
+    assert not [name for name, each in site.stack.processes.items() if each.poll() is not None]
     assert service.count_peak() <= 200
     site.check_books(run, service)
