@@ -52,7 +52,8 @@ unit:
 	$(RUN) python -m pytest -n 2 -m "not live and not browser and not faults"
 
 test: check ## Everything, with real services
-	$(RUN) python -m pytest -m "live or browser or faults"
+	$(RUN) python -m pytest -n 2 --dist loadfile -m "(live or browser or faults) and not alone"
+	$(RUN) python -m pytest -m alone
 
 bench: setup ## Speed beside peers, into bench/results.md (LONG=1 adds what takes many minutes)
 	@$(UV) sync --locked --inexact --quiet --group bench

@@ -10,7 +10,7 @@ import pytest
 from tests.live.limited import Limit, Traffic, describe_source, serve_limited
 from tests.live.stack import Stack, run_stack
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.alone]
 
 SECONDS = 28.0
 WARM_UP_SECONDS = 18.0
