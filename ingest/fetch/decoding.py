@@ -161,11 +161,15 @@ _CODINGS: dict[str, Callable[[], Coding]] = {
 }
 
 
+# Of headers and checksums, beyond the limit of a body.
+SLACK_BYTES = 1_024
+
+
 class BodyDecoder:
     """Collects one body. Feed it until it is full; `text` for a whole body by `finish`.
 
-    The limit counts decoded bytes. So do coded ones that unpack to nothing: they are worth as
-    little, and a server can send them without end.
+    The limit counts decoded bytes. Coded ones that unpack to nothing, on the wire or between two
+    codings, have the same limit: they are worth as little, and a few bytes can make any number.
     """
 
     def __init__(self, content_encoding: str | None, *, limit: int) -> None:
@@ -173,6 +177,7 @@ class BodyDecoder:
         self._layers: list[Coding] = []
         self._pieces: list[bytes] = []
         self._size = self._travelled = 0
+        self._passed: list[int] = []
         self.is_full = False
         self.fault = self._name = ""
         if content_encoding:
@@ -189,6 +194,7 @@ class BodyDecoder:
         else:
             # Listed in the order in which they were applied (RFC 9110 §8.4).
             self._layers = [_CODINGS[name]() for name in reversed(wanted)]
+            self._passed = [0] * len(wanted)
 
     def feed(self, data: bytes) -> None:
         self._travelled += len(data)
@@ -200,7 +206,7 @@ class BodyDecoder:
         except (zlib.error, zstd.ZstdError, brotli.error, Undecodable) as error:
             # What was read before stays as evidence.
             self.fault = f"the body is not {self._name}: {error}"[:300]
-        if self._travelled > self._limit + 1_024:
+        if self._travelled > self._limit + SLACK_BYTES:
             self.is_full = True
 
     def _unpack(self, data: bytes, depth: int) -> None:
@@ -210,7 +216,10 @@ class BodyDecoder:
             self.is_full = self._size > self._limit
             return
         for piece in self._layers[depth].pieces(data):
+            self._passed[depth] += len(piece)
             self._unpack(piece, depth + 1)
+            if self._passed[depth] > self._limit + SLACK_BYTES:
+                self.is_full = True
             if self.is_full:
                 return
 

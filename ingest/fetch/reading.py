@@ -291,8 +291,15 @@ def _encoding_of(body: bytes, charset: str | None) -> str:
     # No charset writes "[" or "{" as these bytes: the mark is right, whatever the header says.
     if body.startswith(_MARKS) or charset is None or charset.lower() in {"utf-8", "utf8"}:
         return json.detect_encoding(body)
-    if charset.lower() in _NO_CHARSETS or len(charset) > MAX_CHARSET:
+    if len(charset) > MAX_CHARSET:
         raise Malformed("undecodable", f"{charset[:MAX_CHARSET]!r} is no charset")
+    try:
+        # By the codec's own name: Python reads "punycode!" and "_punycode" as the same.
+        name = codecs.lookup(charset).name.replace("_", "-")
+    except (LookupError, ValueError):
+        name = ""
+    if not name or name in _NO_CHARSETS:
+        raise Malformed("undecodable", f"{charset!r} is no charset")
     return charset
 
 
@@ -300,8 +307,7 @@ _MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_
 MAX_CHARSET = 40
 # Python's own, some of which take quadratic time.
 _NO_CHARSETS = frozenset(
-    {"idna", "punycode", "unicode_escape", "unicode-escape", "raw_unicode_escape",
-     "raw-unicode-escape", "undefined"}
+    {"idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined"}
 )  # fmt: skip
 
 

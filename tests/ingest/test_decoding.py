@@ -110,6 +110,16 @@ def test_data_that_unpacks_to_nothing_ends_too():
     assert decode("zstd", skippable * 20, limit=100_000)[1]
 
 
+def test_what_unpacks_between_two_codings_and_to_nothing_has_the_limit_of_a_body():
+    # The innermost header announces a file name, and the name never ends.
+    body = b"\x1f\x8b\x08\x08" + bytes(6) + b"n" * 50_000_000
+    for _ in range(2):
+        body = gzip.compress(body)
+    assert decode("gzip, gzip, gzip", body, limit=100_000)[1]
+    packed = gzip.compress(gzip.compress(b"[1]"))
+    assert decode("gzip, gzip", packed, limit=100_000) == (b"[1]", False, "")
+
+
 def test_a_zstd_window_beyond_the_rfc_is_no_memory_for_the_asking():
     assert "too much memory" in decode("zstd", pack_zstd_with_a_large_window())[2]
 

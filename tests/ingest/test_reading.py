@@ -190,6 +190,8 @@ def test_a_byte_order_mark_wins_over_a_wrong_charset(body: bytes, charset: str |
         (b'[{"id": 1}]', "x" * 5_000),
         (b'[{"id": 1}]', ""),
         (b"a" * 500_000, "punycode"),
+        (b"a" * 500_000, "punycode!"),
+        (b"a" * 500_000, "_punycode"),
         (b"a" * 500_000, "idna"),
         (b"a" * 500_000, "unicode_escape"),
     ],
