@@ -77,23 +77,19 @@ def touch_host(origin: str, until: float) -> tuple[float, dict[str, LimitsPart]]
     }
 
 
-def find_used_until(origin: str) -> float:
-    """Until when the host may have been in use (epoch seconds); 0.0 for one that never was."""
-    used_until = HostUse.objects.filter(origin=origin).values_list("used_until", flat=True).first()
-    return used_until.timestamp() if used_until else 0.0
-
-
 def allot_sends(origin: str, per: str, limit: int) -> int:
     """Hands out some sends of the present period; 0 once `limit` of them were handed out.
 
-    Sends count for the host, whatever run they are for. A period that is new here begins with what
-    the roll-ups know: answers of runs without a quota, or of before it was set.
+    Sends count for the host, whatever run they are for: also what the roll-ups know of runs without
+    a quota, or of before it was set.
     """
     name, began_at, _ = find_periods(timezone.now().timestamp())[per]
+    known = _count_sends(origin, began_at)
     with transaction.atomic():
         use, _ = QuotaUse.objects.select_for_update().get_or_create(
-            origin=origin, period=name, defaults={"granted": _count_sends(origin, began_at)}
+            origin=origin, period=name, defaults={"granted": known}
         )
+        use.granted = max(use.granted, known)
         block = max(1, min(MAX_QUOTA_BLOCK, limit // QUOTA_BLOCKS))
         sends = min(block, limit - use.granted)
         if sends <= 0:
@@ -135,10 +131,6 @@ class HostBook:
             touch_host, self._origin, until
         )
         return touched
-
-    async def used_until(self) -> float:
-        used_until: float = await self._call(find_used_until, self._origin)
-        return used_until
 
     async def allot(self, per: str, limit: int) -> int:
         sends: int = await self._call(allot_sends, self._origin, per, limit)

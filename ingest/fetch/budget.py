@@ -35,6 +35,8 @@ TOLERANCE_SECONDS = 0.025
 PARK_SECONDS = 3.0
 # How often a run without a limit tells of itself, and hears of limits of others.
 LOOK_SECONDS = 0.25
+# Slots given up one after the other because the event loop, or Redis, was late for each.
+MOST_LATE_IN_A_ROW = 5
 # How often a long wait looks up whether it is still wanted.
 NAP_SECONDS = 0.2
 # How long the limits of a run count after it was last heard of; a living one is heard of all the
@@ -56,9 +58,6 @@ class Book(Protocol):
 
         Gives what was noted before, and the limits of the active runs there.
         """
-
-    async def used_until(self) -> float:
-        """Until when the host may have been in use (epoch seconds)."""
 
     async def allot(self, per: str, limit: int) -> int:
         """Some sends of the present period's quota; 0 once it is used up."""
@@ -110,6 +109,18 @@ def _microseconds(seconds: float) -> int:
     return round(seconds * 1_000_000)
 
 
+class _Delays:
+    """Judges whether slots are too late to be used, because the loop or Redis was held up."""
+
+    def __init__(self) -> None:
+        self._in_a_row = 0
+
+    def is_too_long(self, seconds: float) -> bool:
+        self._in_a_row = 0 if seconds <= TOLERANCE_SECONDS else self._in_a_row + 1
+        # Where each is late, all are, by about as much: they are as far apart as they were.
+        return 0 < self._in_a_row <= MOST_LATE_IN_A_ROW
+
+
 class Budget:
     """Waits for the next send slot of a run at its host.
 
@@ -146,6 +157,8 @@ class Budget:
         self._client: redis.Redis | None = None
         self._is_limited_by_others = False
         self._looked_at = float("-inf")
+        self._has_looked = False
+        self._slot_delays, self._answer_delays = _Delays(), _Delays()
         self._booked_until = float("-inf")
         self._news = _News()
         self._others: dict[str, str] = {}
@@ -212,8 +225,8 @@ class Budget:
             while not self._is_free() and not self.is_shut:
                 if self._slots:
                     leave_at = self._slots.popleft()
-                    if leave_at > loop.time() - TOLERANCE_SECONDS:
-                        await self._sleep_until(leave_at)
+                    await self._sleep_until(leave_at)
+                    if not self._slot_delays.is_too_long(loop.time() - leave_at):
                         break
                     self._return_slots(1)
                 elif (parked := await self._lease(PARK_SECONDS)) is not None:
@@ -226,16 +239,24 @@ class Budget:
 
     async def _look(self) -> None:
         """Tells of itself and hears of the limits of others; for a run without one of its own."""
-        now = asyncio.get_running_loop().time()
-        if not self._is_open or now - self._looked_at < LOOK_SECONDS:
+        if not self._is_open or self._has_looked_lately():
             return
         async with self._looking:
-            if now < self._looked_at:
+            # The others go on meanwhile with what is known; before the first answer nothing is.
+            if self._has_looked_lately():
                 return
             self._looked_at = asyncio.get_running_loop().time()
             # Without Redis there is nobody who could know of a limit.
             with contextlib.suppress(redis.RedisError):
-                self._is_limited_by_others = bool((await self._call(want=0))["is_limited"])
+                # A run that only waits tells nobody of its limits: the book does.
+                used_until = await self._touch_book()
+                answer = await self._call(want=0, used_until=used_until)
+                self._is_limited_by_others = bool(answer["is_limited"])
+            self._has_looked = True
+
+    def _has_looked_lately(self) -> bool:
+        age = asyncio.get_running_loop().time() - self._looked_at
+        return self._has_looked and age < LOOK_SECONDS
 
     async def _sleep_until(self, moment: float) -> None:
         loop = asyncio.get_running_loop()
@@ -247,15 +268,19 @@ class Budget:
 
     async def _lease(self, patience_seconds: float) -> Parked | None:
         """Leases the next slots, having waited for them; or tells how far away they are."""
-        learned = self._learned
-        answer = await self._call(want=1)
         loop = asyncio.get_running_loop()
-        if learned != self._learned:
-            # The limit changed meanwhile: these slots are not spaced for it.
-            self._return_slots(len(answer.get("slots", ())))
+        learned = self._learned
+        used_until = await self._touch_book()
+        asked_at = loop.time()
+        answer = await self._call(want=1, used_until=used_until)
+        slots = answer.get("slots", ())
+        # Counted from the answer, a slot is late by the way back, never early.
+        is_stale = bool(slots) and self._answer_delays.is_too_long(loop.time() - asked_at)
+        if is_stale or learned != self._learned:
+            # Or the limit changed meanwhile: these slots are not spaced for it.
+            self._return_slots(len(slots))
             return None
-        if slots := answer.get("slots"):
-            # Counted from the answer: a slot may be late by the way back, never early.
+        if slots:
             self._slots.extend(loop.time() + slot / 1_000_000 for slot in slots)
             self._own += len(slots)
             self._note_counts(answer["granted"])
@@ -299,8 +324,7 @@ class Budget:
 
     # ---- Redis
 
-    async def _call(self, *, want: int) -> dict[str, Any]:
-        used_until = await self._touch_book() if want else None
+    async def _call(self, *, want: int, used_until: float | None) -> dict[str, Any]:
         answer = await self._ask(want)
         if answer.get("is_unknown"):
             if used_until is None:

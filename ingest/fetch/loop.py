@@ -206,8 +206,15 @@ class _SliceRunner:
                     each.cancel()
                 await asyncio.gather(*workers, flusher, heart, return_exceptions=True)
                 await self.budget.close()
-        self.result.parked = self.budget.parked
+        self.result.parked = self.budget.parked or self._park_while_held()
         return self.result
+
+    def _park_while_held(self) -> Parked | None:
+        """What another run at the host was told there; of its own the run knows by its signs."""
+        until = self.pace.held_until
+        if self._is_held_long() and until > self.watch.signs.held_until:
+            return Parked(until, "hold")
+        return None
 
     async def _until_first_failure(
         self,

@@ -35,9 +35,6 @@ class FakeBook:
         before, self.noted_until = self.noted_until, max(until, self.noted_until)
         return before, self.active
 
-    async def used_until(self) -> float:
-        return self.noted_until
-
     async def allot(self, per: str, limit: int) -> int:
         sends = min(2, self.left)
         self.left -= sends
@@ -236,6 +233,37 @@ async def test_a_run_without_a_limit_keeps_that_of_another_run_at_the_host(origi
         assert not free._is_limited_by_others
 
 
+async def test_a_new_run_without_a_limit_sends_nothing_before_it_has_heard_of_others(origin: str):
+    times: list[float] = []
+    async with (
+        open_budget(origin, "limited", per_second=5) as limited,
+        open_budget(origin, "free") as free,
+    ):
+        await send(limited, 1, times)
+        await asyncio.gather(*(send(free, 1, times) for _ in range(8)))
+    assert peak(times, 1.0) <= 5
+
+
+async def test_a_run_without_a_limit_tells_of_those_that_wait(origin: str, client: redis.Redis):
+    times: list[float] = []
+    book = FakeBook()
+    book.active = {"waiting": LimitsPart(per_second=5)}
+    async with open_budget(origin, "free", book=book) as free:
+        await send(free, 8, times)
+    assert peak(times, 1.0) <= 5
+
+
+async def test_a_slot_that_a_held_up_loop_comes_late_to_is_given_up(origin: str):
+    times: list[float] = []
+    async with open_budget(origin, per_second=5) as budget:
+        await send(budget, 2, times)
+        waiting = asyncio.create_task(send(budget, 6, times))
+        await asyncio.sleep(0.1)
+        time.sleep(0.25)
+        await waiting
+    assert peak(times, 1.0) <= 5
+
+
 async def test_a_first_limit_waits_until_runs_without_one_have_heard_of_it(origin: str):
     times: list[float] = []
     async with (
@@ -321,7 +349,7 @@ async def test_a_delay_that_the_host_asked_for_holds_all_runs_there(origin: str)
         assert await one.wait_for_slot()
         held_until = time.time() + 1.5
         pace.hold_until(held_until)
-        await one._call(want=0)
+        await one._call(want=0, used_until=None)
         assert await other.wait_for_slot()
         assert time.time() >= held_until
     await one.close()

@@ -12,10 +12,12 @@ import pytest
 import redis
 from aiohttp import web
 from django.conf import settings
+from django.db.models import F
 from django.utils import timezone
 
 from ingest import hosts, slices
-from ingest.models import QuotaUse, Request, Run, Slice
+from ingest.configuration import origin_of
+from ingest.models import Bucket, QuotaUse, Request, Run, Slice
 from ingest.outcomes import RunState
 from ingest.reconcile import reconcile_run
 from tests.ingest.test_pipeline import always_good, drive, good, make_source, start
@@ -40,6 +42,21 @@ def quota_of(requests: int, **limits: Any) -> dict[str, Any]:
     return {"quota": {"requests": requests, "per": "month"}, "concurrency": 3, **limits}
 
 
+def begin_next_period() -> None:
+    """What was sent until now was sent in an earlier one."""
+    QuotaUse.objects.all().delete()
+    Bucket.objects.update(started_at=F("started_at") - timedelta(days=40))
+
+
+def test_a_quota_counts_what_a_run_without_one_sends_meanwhile():
+    with scripted_upstream(always_good) as upstream:
+        with_quota = make_source(upstream.url, slug="one", stop=12, limits=quota_of(7))
+        run = work_until_waiting(start(with_quota))
+        QuotaUse.objects.update(granted=2)  # as if the blocks of the other five had been lost
+        assert hosts.allot_sends(hosts.name_origin(origin_of(upstream.url)), "month", 7) == 0
+        assert run.state == RunState.WAITING
+
+
 def test_a_used_up_quota_parks_the_rest_until_the_next_period_and_the_run_says_so():
     with scripted_upstream(always_good) as upstream:
         source = make_source(upstream.url, stop=12, limits=quota_of(7, deadline_seconds=60))
@@ -59,7 +76,7 @@ def test_a_used_up_quota_parks_the_rest_until_the_next_period_and_the_run_says_s
         assert "It waits for the quota's next period" in reconcile_run(run).verdict["text"]
         assert not Slice.objects.exists()
 
-        QuotaUse.objects.update(granted=0)  # as in the next period
+        begin_next_period()
         wake(run)
         run = drive(run)
     assert run.state == RunState.COMPLETE
