@@ -584,14 +584,15 @@ def reopen_where_blocked(source: Source) -> Run | None:
 
 
 def forget_rests(source: Source) -> None:
-    """The source has other keys or proxies now: none of them rests for what another one did.
+    """The source has other keys or proxies now: none of them rests, or was denied, for what another
+    one did.
 
     Call it inside a transaction that has locked the source.
     """
     active = Run.objects.filter(source=source).exclude(state__in=FINAL_STATES).first()
     if active is not None:
         run = _lock(active.pk)
-        run.signs = {**run.signs, "rests": {}}
+        run.signs = Signs.of(run.signs).without_credentials().as_json()
         run.save(update_fields=["signs"])
 
 

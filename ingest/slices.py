@@ -9,6 +9,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable
+from datetime import datetime
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import InterfaceError, InternalError, OperationalError, connection, transaction
@@ -83,7 +84,7 @@ def _fetch(held: Slice) -> SliceResult:
     run = runs.note_first_send(held.run_id)
     assert run.deadline_at is not None  # noqa: S101 - set with the first send
     configuration = runs.configuration_of(run)
-    share = _Sharing(held, configuration)
+    share = _Sharing(held, configuration, source_at=run.source.updated_at)
     task = SliceTask(
         held=held,
         source_id=run.source_id,
@@ -107,8 +108,12 @@ class _Sharing:
     up to the earliest of these is it certain what came between two answers.
     """
 
-    def __init__(self, held: Slice, configuration: SourceConfiguration) -> None:
+    def __init__(
+        self, held: Slice, configuration: SourceConfiguration, *, source_at: datetime
+    ) -> None:
         self._held = held
+        # When the source was changed last, as of when the slice took its keys.
+        self._source_at = source_at
         self._configuration = configuration
         self._began_at = time.monotonic()
         self._progress_seconds = PROGRESS_SECONDS
@@ -120,11 +125,16 @@ class _Sharing:
             return self(Signs(), time.time())
 
     def __call__(self, news: Signs, until: float) -> Shared:
-        run = Run.objects.only("signs").get(pk=self._held.run_id)
+        run = self._read_run()
         others = Slice.objects.filter(run=run, expires_at__gte=timezone.now()).exclude(
             pk=self._held.pk
         )
         signs = Signs.of(run.signs)
+        is_outdated = run.source.updated_at != self._source_at
+        if is_outdated:
+            # Other keys or proxies, perhaps: the next slice has them. What the old ones were told
+            # shuts nobody out any more.
+            news = news.without_credentials()
         changes = describe_rests(signs.rests, news.rests)
         signs.absorb(news)
         signs.reports = {
@@ -146,7 +156,12 @@ class _Sharing:
             # It counts the ledger: the larger that is, the seldomer.
             took = time.monotonic() - began
             self._progress_seconds = max(PROGRESS_SECONDS, took / PROGRESS_SHARE)
-        return Shared(signs=signs, is_alone=is_alone, is_turn_over=self._is_turn_over())
+        is_turn_over = is_outdated or self._is_turn_over()
+        return Shared(signs=signs, is_alone=is_alone, is_turn_over=is_turn_over)
+
+    def _read_run(self) -> Run:
+        runs_with_source = Run.objects.select_related("source")
+        return runs_with_source.only("signs", "source__updated_at").get(pk=self._held.run_id)
 
     def _is_turn_over(self) -> bool:
         """A run that no worker has time for gets this one soon, not after the whole slice."""

@@ -18,6 +18,7 @@ from ingest.outcomes import Outcome
 
 STORM_NOTICED = 10
 STREAKS = ("denied", "refused", "dead")
+_OF_CREDENTIALS = frozenset({"denied", "marked_at", "block_reason", "block_evidence", "rests"})
 
 
 @dataclass(slots=True)
@@ -76,6 +77,12 @@ class Signs:
         if self.dead_error == "refused_address":
             return True  # by ourselves: no probe will tell anything else
         return attempts is not None and self.probes >= attempts
+
+    def without_credentials(self) -> Signs:
+        """The same without what was said to the keys and proxies that were used."""
+        return Signs.of(
+            {name: told for name, told in self.as_json().items() if name not in _OF_CREDENTIALS}
+        )
 
     def absorb(self, news: Signs) -> None:
         """Adds what one slice saw since its last report."""

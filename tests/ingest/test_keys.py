@@ -11,6 +11,7 @@ from ingest import services
 from ingest.fetch.answers import Verdict
 from ingest.fetch.keys import KeyRing
 from ingest.fetch.rotation import OwnMemory, Rotation
+from ingest.fetch.signs import Signs
 from ingest.models import ErrorLog, Record, Request, Run, RunEvent
 from ingest.outcomes import Outcome, RunState
 from tests.ingest.test_pipeline import drive, good, make_source, start
@@ -77,9 +78,10 @@ def test_another_key_in_its_place_does_not_rest_for_the_old_one():
     source = make_source("http://127.0.0.1:9", request={"api_key": keys})
     run = start(source)
     rest = {"failures": 3, "at": 1.0, "until": 9e12, "reason": "answered with 401"}
-    Run.objects.update(signs={"rests": {"api_key[1]": rest}, "rate": 3.0, "rate_at": 1.0})
+    told = {"rests": {"api_key[1]": rest}, "denied": {"broken_at": 0.5, "times": [1.0, 2.0]}}
+    Run.objects.update(signs={**told, "rate": 3.0, "rate_at": 1.0})
     services.update_source(source=source, patch={"name": "Another"})
     assert Run.objects.get(pk=run.pk).signs["rests"]
     keys[1]["secret"] = "key-text-delta"
     services.update_source(source=source, patch={"request": {"api_key": keys}})
-    assert Run.objects.get(pk=run.pk).signs == {"rests": {}, "rate": 3.0, "rate_at": 1.0}
+    assert Signs.of(Run.objects.get(pk=run.pk).signs) == Signs(rate=3.0, rate_at=1.0)

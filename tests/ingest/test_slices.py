@@ -128,11 +128,34 @@ def test_a_block_that_the_slices_see_together_stops_all_of_them_with_evidence(fo
     assert Request.objects.get(run=run, key=evidence["key"]).outcome == Outcome.DENIED
 
 
+def test_what_replaced_keys_were_told_blocks_nobody_and_ends_the_slice():
+    source = make_source("http://127.0.0.1:9")
+    run = start(source)
+    held = runs.open_slice(run.pk, worker="one")
+    assert held is not None
+    share = slices._Sharing(held, runs.configuration_of(run), source_at=run.source.updated_at)
+    assert not share.begin().is_turn_over
+    services.update_source(
+        source=source,
+        patch={"request": {"api_key": {"in": "header", "name": "X-Key", "secret": "new-one"}}},
+    )
+    news, now = Signs(block_reason="5 answers in a row were 401 or 403"), time.time()
+    for index in range(9):
+        news.denied.extend(now + index)
+    with transaction.atomic():
+        shared = share(news, now + 10)
+    assert shared.is_turn_over
+    assert not shared.signs.block_reason
+    assert not shared.signs.denied.times
+
+
 def test_nothing_is_judged_before_every_slice_of_the_run_has_reported(four_slices: int):
     run = start(make_source("http://127.0.0.1:9"))
     held = [runs.open_slice(run.pk, worker=name) for name in ("one", "two")]
     first, second = (
-        slices._Sharing(each, runs.configuration_of(run)) for each in held if each is not None
+        slices._Sharing(each, runs.configuration_of(run), source_at=run.source.updated_at)
+        for each in held
+        if each is not None
     )
     now = time.time()
     seen, later = Signs(), Signs()
