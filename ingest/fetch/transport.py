@@ -427,9 +427,13 @@ class Transport:
                 # The connection through it broke, or the time of the send ran out in it.
                 self._rotation.note_doubt(label, "brings no answers", since=since)
                 raise
-            if isinstance(answer, Reply) and answer.status == 407:
+            # In a tunnel it is the target that says so, like any other status.
+            is_proxy_asking = isinstance(answer, Reply) and answer.status == 407
+            if is_proxy_asking and hop.target.scheme == "http":
                 faults[label] = ProxyFailed("answers with 407", is_certain=True)
                 self._rotation.note_failure(label, "answers with 407", since=since)
+                # Should the target have said so after all, the next try is a send of its own.
+                await clock.pause()
                 continue
             self._rotation.note_success(label)
             for other, doubt in faults.items():

@@ -129,6 +129,18 @@ async def test_a_proxy_that_wants_another_password_is_set_aside():
     assert "password" not in json.dumps(memory.rests)
 
 
+async def test_a_407_from_the_target_itself_is_its_answer():
+    memory = OwnMemory()
+    with (
+        scripted_upstream(json_answer(status=407), tls=serve_as()) as up,
+        running_proxy() as one,
+        running_proxy() as two,
+    ):
+        (reply,) = await send_some(up.url, 1, proxies=[one.url, two.url], memory=memory)
+        assert (reply.status, reply.failure, len(up.seen)) == (407, "", 1)
+    assert not memory.rests
+
+
 async def test_a_proxy_that_refuses_a_target_is_blamed_only_when_another_gets_through():
     memory = OwnMemory()
     with scripted_upstream(json_answer(), tls=serve_as()) as up:
