@@ -7,6 +7,7 @@ Documents at the end own the mapping of the Elasticsearch column.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from typing import Any
 import django_elasticsearch_dsl as dsl
 import orjson
 from django.conf import settings
+from django.db import DatabaseError
 from django.db.models import QuerySet
 from django_elasticsearch_dsl.registries import registry
 from elasticsearch.dsl import MetaField
@@ -24,6 +26,8 @@ from search.plan import MAX_PREFIX_TYPO_CHARS, MIN_PREFIX_TYPO_CHARS, RANK_UNIT,
 from search.query import Kind, to_microseconds
 from search.shelves import shelve
 from search.text import fold_words, to_nfc
+
+logger = logging.getLogger(__name__)
 
 # Part of the index's name: raise it whenever a document is built differently, so that a fresh index
 # is filled instead of two kinds of documents being mixed.
@@ -93,6 +97,35 @@ def read_documents(kind: str, pks: Iterable[int]) -> Iterator[Document]:
         yield from _read_records(wanted)
     elif kind == Kind.ERROR:
         yield from _read_errors(wanted)
+
+
+def read_sound_documents(
+    kind: str, pks: Iterable[int], *, refused: dict[str, str]
+) -> Iterator[Document]:
+    """As `read_documents`, but a row of which none can be made gets its reason into `refused`.
+
+    An exception in the middle of a batch would cost the engine what it has taken of it so far.
+    """
+    wanted, read = list(pks), set()
+    try:
+        for document in read_documents(kind, wanted):
+            read.add(document.id)
+            yield document
+    except (DatabaseError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        left = [pk for pk in wanted if name_document(kind, pk) not in read]
+        if not left:
+            raise
+        if len(left) == 1:
+            name = name_document(kind, left[0])
+            logger.exception("There is no document of %s.", name)
+            refused[name] = f"{type(error).__name__}: {error}"
+            return
+        # One row breaks the query of all: halve it until the one is alone.
+        middle = len(left) // 2
+        for part in (left[:middle], left[middle:]):
+            yield from read_sound_documents(kind, part, refused=refused)
 
 
 def _read_records(pks: list[int]) -> Iterator[Document]:

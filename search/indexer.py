@@ -24,7 +24,7 @@ from ingest.changes import State, Token, read_state, renew_token
 from ingest.eager import begin_eagerly
 from ingest.models import ErrorLog, Outbox, Record
 from ingest.ports import IndexUnavailable
-from search.documents import Document, name_document, read_documents
+from search.documents import Document, name_document, read_sound_documents
 from search.engines import get_engine
 from search.engines.base import Applied, IndexMissing
 from search.errors import SearchUnavailable
@@ -187,22 +187,23 @@ def _index_changes(targets: Sequence[Target], changes: Sequence[_Change]) -> Non
 
 def _apply(target: Target, changes: Sequence[_Change]) -> dict[str, str]:
     absent = {change.document_id for change in changes}
+    refused: dict[str, str] = {}
 
     def read_present() -> Iterator[Document]:
         for kind in Kind:
             pks = [change.object_id for change in changes if change.kind == kind]
-            for document in read_documents(kind, pks):
+            for document in read_sound_documents(kind, pks, refused=refused):
                 absent.discard(document.id)
                 yield document
 
     def list_absent() -> Iterator[str]:
         # The engine asks for these after it has taken all the documents.
-        yield from sorted(absent)
+        yield from sorted(absent - refused.keys())
 
     applied = target.apply(upserts=read_present(), deletes=list_absent())
     # A document that the engine refused may have an older version in the index. It is shown as it
     # was rather than hidden; the coverage of each answer counts it as parked.
-    return applied.rejected
+    return applied.rejected | refused
 
 
 def _remove(changes: Sequence[_Change]) -> None:

@@ -10,6 +10,7 @@ index differs from the database without a note, and that is what is looked for b
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +20,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.db import connection
-from django.db.models import Max, Min, Model
+from django.db.models import Model
 from django.utils import timezone
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
@@ -29,7 +30,7 @@ from ingest.eager import begin_eagerly
 from ingest.models import ErrorLog, Job, JobState, Outbox, Record
 from ingest.outbox import try_parked_again
 from search import indexer
-from search.documents import Document, name_document, read_documents, split_name
+from search.documents import Document, name_document, read_sound_documents, split_name
 from search.engines import get_engine
 from search.engines.base import Applied, IndexMissing, Rebuild, View
 from search.errors import SearchUnavailable
@@ -168,10 +169,14 @@ class _Builder:
         done = 0
         for kind, table in _TABLES:
             for pks in _walk(table):
-                applied = self._rebuild.apply(upserts=read_documents(kind, pks))
+                refused: dict[str, str] = {}
+                applied = self._rebuild.apply(
+                    upserts=read_sound_documents(kind, pks, refused=refused)
+                )
+                refused |= applied.rejected
                 # The drainer will try them again, and park them with the reason.
-                indexer.queue_changes(split_name(name) for name in applied.rejected)
-                self.refused += len(applied.rejected)
+                indexer.queue_changes(split_name(name) for name in refused)
+                self.refused += len(refused)
                 done += len(pks)
                 self._drain()
                 self._report_progress(done, max(total, done))
@@ -207,7 +212,9 @@ class _Builder:
         compared = 0
         for kind, table in _TABLES:
             for pks in _sample(table, COMPARED_DOCUMENTS // len(_TABLES)):
-                documents = {document.id: document for document in read_documents(kind, pks)}
+                # A row of which no document can be made has a note.
+                sound = read_sound_documents(kind, pks, refused={})
+                documents = {document.id: document for document in sound}
                 # What has a note is left out, as what cannot be written at all.
                 noted = _list_noted(kind, set(documents))
                 wanted = {
@@ -271,18 +278,15 @@ def _walk(table: type[Model]) -> Iterator[list[int]]:
 def _sample(table: type[Model], wanted: int) -> Iterator[list[int]]:
     """Primary keys of about `wanted` rows, from anywhere; of all rows where there are fewer."""
     rows = table._default_manager.order_by("pk")
-    ends = rows.aggregate(first=Min("pk"), last=Max("pk"))
-    if ends["first"] is None:
-        return
-    places = range(ends["first"], ends["last"] + 1)
-    if len(places) <= wanted or rows.count() <= wanted:
+    known = rows.count()
+    if known <= wanted:
         yield from _walk(table)
         return
-    while wanted > 0:
+    # By their number and not by a random key: keys may have gaps of any size.
+    places = range(max(known - _COMPARED_AT_ONCE, 0) + 1)
+    for _ in range(math.ceil(wanted / _COMPARED_AT_ONCE)):
         start = random.choice(places)  # noqa: S311 - a sample
-        pks = list(rows.filter(pk__gte=start).values_list("pk", flat=True)[:_COMPARED_AT_ONCE])
-        yield pks
-        wanted -= len(pks)
+        yield list(rows.values_list("pk", flat=True)[start : start + _COMPARED_AT_ONCE])
 
 
 def _list_noted(kind: str, document_ids: set[str]) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connection
 from django.utils import timezone
 
 from ingest.models import ErrorLog, Job, Outbox, Record, Source
@@ -178,6 +180,36 @@ def test_what_the_fresh_index_refuses_is_parked_and_does_not_stop_it(
     assert rebuild_index().refused == 1
     row = Outbox.objects.get()
     assert (row.object_id, row.reason) == (bad.pk, "a number out of range")
+
+
+@pytest.mark.parametrize("is_missing", [False, True])
+def test_a_row_of_which_no_document_can_be_made_is_parked_and_does_not_stop_it(
+    store: Store, drain: Drain, index_dir: Path, is_missing: bool
+) -> None:
+    rows = [store(f"row {number}") for number in range(5)]
+    drain()
+    number = 5_000 * "9"  # more digits than Python reads
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE ingest_record SET data = %s WHERE id = %s", [number, rows[2].pk])
+    if is_missing:
+        # The index that answers takes no part, so that the fresh one alone meets the row.
+        shutil.rmtree(index_dir)
+    report = rebuild_index()
+    assert (report.documents, report.refused, report.compared) == (4, 1, 4)
+    parked = Outbox.objects.get()
+    assert (parked.object_id, parked.parked_at is None) == (rows[2].pk, False)
+    assert parked.reason.startswith("ValueError: ")
+
+
+def test_a_sample_does_not_search_the_gaps_between_keys(
+    source: Source, django_assert_max_num_queries: Any
+) -> None:
+    Record.objects.bulk_create(make_record(source, number) for number in range(2_500))
+    far = Record.objects.order_by("-pk")[0]
+    Record.objects.filter(pk=far.pk).update(id=2**40)
+    with django_assert_max_num_queries(5):
+        parts = list(rebuild._sample(Record, 2_000))
+    assert [len(set(part)) for part in parts] == [1_000, 1_000]
 
 
 def test_a_rebuild_tries_parked_documents_again(store: Store, drain: Drain) -> None:
