@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,8 @@ from django.urls import get_script_prefix, reverse
 
 from ingest.changes import State
 from ingest.readthrough import FRESH, Origin
-from search.engines.base import EngineHit
-from search.highlight import Range, cut_passage, highlight_title
+from search.engines.base import Deadline, EngineHit
+from search.highlight import Highlighter, Range
 from search.histogram import Bucket, from_microseconds
 from search.plan import RANK_UNIT, Plan
 from search.query import Kind
@@ -111,9 +111,17 @@ class SearchAnswer:
         }
 
 
-def show_hit(hit: EngineHit, plan: Plan) -> Hit:
+def show_hits(hits: Sequence[EngineHit], plan: Plan, deadline: Deadline) -> list[Hit]:
+    """The page of an answer. With little time left the last hits are shown without their marks."""
+    highlighter = Highlighter(
+        plan, hits=len(hits), count_seconds_left=lambda: deadline.remaining_seconds
+    )
+    return [_show_hit(hit, highlighter) for hit in hits]
+
+
+def _show_hit(hit: EngineHit, highlighter: Highlighter) -> Hit:
     shown: Mapping[str, Any] = hit.shown
-    text, text_ranges = cut_passage(shown["body"], plan)
+    title_ranges, text, text_ranges = highlighter.mark(shown["title"], shown["body"])
     return Hit(
         id=shown["id"],
         kind=shown["kind"],
@@ -123,7 +131,7 @@ def show_hit(hit: EngineHit, plan: Plan) -> Hit:
         title=shown["title"],
         text=text,
         data=shown["data"],
-        title_ranges=highlight_title(shown["title"], plan),
+        title_ranges=title_ranges,
         text_ranges=text_ranges,
         score=None if hit.score_units is None else round(hit.score_units / RANK_UNIT, 4),
         at_us=shown["at_us"],

@@ -7,8 +7,9 @@ and count Unicode code points of the string they belong to.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from math import inf
 
 from search.distance import is_within, is_within_prefix
 from search.plan import BODY, TITLE, Clause, Plan, Tier
@@ -17,42 +18,84 @@ from search.text import Token, tokenize
 
 PASSAGE_CHARS = 240
 _LEAD_CHARS = 40
-# A passage is looked for in this much of a body; texts of megabytes would cost seconds.
-MAX_SCANNED_WORDS = 20_000
+# The hits of an answer share so many words that are looked at; texts of megabytes would cost
+# seconds. What short texts leave is for those after them, and each gets the least number.
+SCANNED_WORDS = 20_000
+LEAST_SCANNED_WORDS = 200
+# With less time left than this, no further body is looked at.
+SPARE_SECONDS = 0.03
 
 Range = tuple[int, int]
 
 
-def highlight_title(title: str, plan: Plan) -> list[Range]:
-    """The ranges of `title` (NFC) that the plan hits."""
-    return find_ranges(list(tokenize(title)), plan, field=TITLE)
+class Highlighter:
+    """Marks the `hits` of one answer, one after the other, within a budget of words and of time."""
+
+    def __init__(
+        self, plan: Plan, *, hits: int = 1, count_seconds_left: Callable[[], float] = lambda: inf
+    ) -> None:
+        self._judges = {field: _Judge(plan, field) for field in (TITLE, BODY)}
+        self._hits_left = hits
+        self._words_left = SCANNED_WORDS
+        self._count_seconds_left = count_seconds_left
+
+    def mark(self, title: str, body: str) -> tuple[list[Range], str, list[Range]]:
+        """The ranges of `title` that the plan hits, and a passage of `body` with its own.
+
+        Both are NFC. The passage is of ≤ 240 characters, around the best hit.
+        """
+        share = max(self._words_left // max(self._hits_left, 1), LEAST_SCANNED_WORDS)
+        title_ranges, of_title = self._scan(title, TITLE, share, spare_seconds=0)
+        rest = max(share - of_title, LEAST_SCANNED_WORDS)
+        ranges, of_body = self._scan(body, BODY, rest, spare_seconds=SPARE_SECONDS)
+        self._hits_left -= 1
+        self._words_left -= of_title + of_body
+        return title_ranges, *_cut_passage(body, ranges)
+
+    def _scan(
+        self, text: str, field: str, most_words: int, *, spare_seconds: float
+    ) -> tuple[list[Range], int]:
+        """The ranges within the first words of `text`, and how many words these were."""
+        judge = self._judges[field]
+        # What was found is answered in any case: late is worse than without marks.
+        if judge.is_idle or self._count_seconds_left() < spare_seconds:
+            return [], 0
+        tokens = list(islice(tokenize(text), most_words))
+        return judge.find_ranges(tokens), len(tokens)
 
 
-def cut_passage(body: str, plan: Plan) -> tuple[str, list[Range]]:
-    """A passage of `body` (NFC), ≤ 240 characters around its best hit, and the hits within it."""
-    tokens = list(islice(tokenize(body), MAX_SCANNED_WORDS)) if not plan.is_unscored else []
-    ranges = find_ranges(tokens, plan, field=BODY)
-    start = _choose_start(body, ranges)
-    passage = body[start : start + PASSAGE_CHARS]
-    inside = [
-        (first - start, last - start)
-        for first, last in ranges
-        if first >= start and last <= start + len(passage)
-    ]
-    return passage, inside
+class _Judge:
+    """Which words of a field the plan hits; each is judged once."""
 
+    def __init__(self, plan: Plan, field: str) -> None:
+        words = (*plan.words, *plan.surplus)
+        self._clauses = [clause for word in words for clause in word if clause.field == field]
+        self._phrases: dict[str, list[tuple[str, ...]]] = {}
+        for phrase in dict.fromkeys(plan.phrases):
+            self._phrases.setdefault(phrase[0], []).append(phrase)
+        self._known: dict[str, bool] = {}
 
-def find_ranges(tokens: Sequence[Token], plan: Plan, *, field: str) -> list[Range]:
-    """The ranges of those `tokens` that a word or phrase of the plan hits in `field`."""
-    clauses = [clause for word in plan.words for clause in word if clause.field == field]
-    hit = {
-        index
-        for index, token in enumerate(tokens)
-        if any(matches(clause, token.word) for clause in clauses)
-    }
-    for phrase in plan.phrases:
-        hit.update(_find_phrase(tokens, phrase))
-    return [(tokens[index].start, tokens[index].end) for index in sorted(hit)]
+    @property
+    def is_idle(self) -> bool:
+        return not (self._clauses or self._phrases)
+
+    def find_ranges(self, tokens: Sequence[Token]) -> list[Range]:
+        hit = {index for index, token in enumerate(tokens) if self._is_hit(token.word)}
+        hit.update(self._find_phrases(tokens))
+        return [(tokens[index].start, tokens[index].end) for index in sorted(hit)]
+
+    def _is_hit(self, word: str) -> bool:
+        known = self._known.get(word)
+        if known is None:
+            known = self._known[word] = any(matches(clause, word) for clause in self._clauses)
+        return known
+
+    def _find_phrases(self, tokens: Sequence[Token]) -> Iterator[int]:
+        for start, token in enumerate(tokens):
+            for phrase in self._phrases.get(token.word, ()):
+                stands = tokens[start : start + len(phrase)]
+                if tuple(found.word for found in stands) == phrase:
+                    yield from range(start, start + len(phrase))
 
 
 def matches(clause: Clause, word: str) -> bool:
@@ -70,11 +113,15 @@ def matches(clause: Clause, word: str) -> bool:
     return find_shelf(word) == find_shelf(clause.word)
 
 
-def _find_phrase(tokens: Sequence[Token], phrase: tuple[str, ...]) -> Iterator[int]:
-    length = len(phrase)
-    for start in range(len(tokens) - length + 1):
-        if all(tokens[start + offset].word == phrase[offset] for offset in range(length)):
-            yield from range(start, start + length)
+def _cut_passage(body: str, ranges: list[Range]) -> tuple[str, list[Range]]:
+    start = _choose_start(body, ranges)
+    passage = body[start : start + PASSAGE_CHARS]
+    inside = [
+        (first - start, last - start)
+        for first, last in ranges
+        if first >= start and last <= start + len(passage)
+    ]
+    return passage, inside
 
 
 def _choose_start(body: str, ranges: list[Range]) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from search.query import ParsedText, SearchQuery
+from search.query import MAX_WORDS, ParsedText, SearchQuery
 from search.shelves import find_shelf
 
 TITLE, BODY = "title", "body"
@@ -61,6 +61,9 @@ LENGTH_POINTS: dict[Tier, dict[int, int]] = {
 EXCHANGE_POINTS = 5
 ADJACENCY_POINTS = 32
 PHRASE_POINTS = 130
+# What the words beyond the limit share, each at most so many. A query of 400 characters has fewer
+# of them than there are points to share.
+SURPLUS_POINTS, MOST_SURPLUS_POINTS = 776, 24
 
 # Each stage adds these to the stages before it. Measured: typos in the body cost 13 of 15 ms.
 STAGES: tuple[tuple[tuple[Tier, str], ...], ...] = (
@@ -82,7 +85,7 @@ MIN_PREFIX_TYPO_CHARS, MAX_PREFIX_TYPO_CHARS = 4, 15
 
 # The static factor of a document: 1 + rank / RANK_UNIT. It orders within a tier and never lifts a
 # tier over the next one (3 × 48 + 6 times 1.25 is less than 3 × 130, and so on down). A sum of at
-# most 6,500 points times this is exact in both engines.
+# most 6,560 points times this is exact in both engines.
 RANK_UNIT = 512
 MAX_RANK = 127
 _TITLE_RANK = 80
@@ -138,8 +141,9 @@ class Plan:
     A document matches when at least `least_matching` of the `words` are met by one of their
     clauses (a word scores its best clause), all `phrases` stand in one field, nothing `excluded`
     does, and the query's filters and `visibility` let it pass. Each of `pairs` that stands in a
-    field adds ADJACENCY_POINTS × its boost, each phrase PHRASE_POINTS × its boost. A plan without
-    words and phrases gives each document one point.
+    field adds ADJACENCY_POINTS × its boost, each of `scored_phrases` PHRASE_POINTS × its boost, and
+    each word of the `surplus` its best clause. A plan without words and phrases gives each document
+    one point; one of a text without any word matches nothing.
     """
 
     query: SearchQuery
@@ -148,10 +152,28 @@ class Plan:
     words: tuple[tuple[Clause, ...], ...]
     least_matching: int
     pairs: tuple[tuple[str, str], ...]
+    surplus: tuple[tuple[Clause, ...], ...] = ()
 
     @property
     def phrases(self) -> tuple[tuple[str, ...], ...]:
         return self.query.text.phrases
+
+    @property
+    def scored_phrases(self) -> tuple[tuple[str, ...], ...]:
+        return self.phrases[: self._most_scored]
+
+    @property
+    def unscored_phrases(self) -> tuple[tuple[str, ...], ...]:
+        """Every hit has them, so that points for them would tell little and make sums too large."""
+        return self.phrases[self._most_scored :]
+
+    @property
+    def _most_scored(self) -> int:
+        return MAX_WORDS - len(self.words)
+
+    @property
+    def matches_nothing(self) -> bool:
+        return self.query.text.is_wordless
 
     @property
     def excluded(self) -> tuple[tuple[str, ...], ...]:
@@ -181,7 +203,14 @@ def build_plan(query: SearchQuery, *, stage: int, visibility: Visibility) -> Pla
         ),
         least_matching=count_least_matching(len(text.words)),
         pairs=tuple(dict.fromkeys(zip(text.words, text.words[1:], strict=False))),
+        surplus=tuple(_list_surplus(text.surplus)),
     )
+
+
+def _list_surplus(words: tuple[str, ...]) -> Iterator[tuple[Clause, ...]]:
+    points = min(SURPLUS_POINTS // max(len(words), 1), MOST_SURPLUS_POINTS)
+    for word in words:
+        yield tuple(Clause(Tier.EXACT, field, word, points) for field in FIELD_BOOSTS)
 
 
 def list_stages(text: ParsedText) -> list[int]:

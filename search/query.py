@@ -76,13 +76,19 @@ Filter = KeywordFilter | StatusFilter
 
 @dataclass(frozen=True, slots=True)
 class ParsedText:
-    """`q` taken to pieces. All words are folded."""
+    """`q` taken to pieces. All words are folded.
+
+    `surplus` are the words beyond MAX_WORDS: they need not match. `is_wordless`: it is not empty,
+    but there is nothing in it to search for.
+    """
 
     words: tuple[str, ...] = ()
+    surplus: tuple[str, ...] = ()
     last_is_prefix: bool = False
     phrases: tuple[tuple[str, ...], ...] = ()
     excluded: tuple[tuple[str, ...], ...] = ()
     filters: tuple[Filter, ...] = ()
+    is_wordless: bool = False
     warnings: tuple[str, ...] = ()
 
     @property
@@ -290,6 +296,11 @@ _ITEM = re.compile(
 _OPERATORS = re.compile(r"[*?~^(){}\[\]\\|!+<>=]|&&|\b(?:AND|OR|NOT)\b")
 
 
+def _is_number(match: re.Match[str]) -> bool:
+    """Whether the minus belongs to a number, as in “exit code -1” or “-0500”."""
+    return not match["field"] and (match["bare"] or "").isdecimal()
+
+
 def parse_text(raw: str) -> ParsedText:
     """The words, phrases, exclusions and filters of `raw`. Never fails."""
     return _Parser(raw).parse()
@@ -314,17 +325,20 @@ class _Parser:
             elif not self._read_filter(match):
                 self._read_words(match)
         self._warn_of_operators()
-        self._limit_words()
+        surplus = self._cut_surplus()
         text = ParsedText(
             words=tuple(self.words),
+            surplus=surplus,
             last_is_prefix=self.last_is_prefix and bool(self.words),
             phrases=tuple(self.phrases),
             excluded=tuple(self.excluded),
             filters=tuple(self.filters),
         )
-        if self.raw.strip() and text.is_empty and not text.filters:
+        is_wordless = bool(self.raw.strip()) and text.is_empty and not text.filters
+        if is_wordless:
             self.warnings.append(_("There is no word to search for in this text."))
-        return replace(text, warnings=tuple(dict.fromkeys(self.warnings)))
+        warnings = tuple(dict.fromkeys(self.warnings))
+        return replace(text, is_wordless=is_wordless, warnings=warnings)
 
     def _read_filter(self, match: re.Match[str]) -> bool:
         name = (match["field"] or "").lower()
@@ -349,7 +363,7 @@ class _Parser:
             self.plain.append(match["bare"] or "")
         if not words:
             return
-        if match["minus"]:
+        if match["minus"] and not _is_number(match):
             self.excluded.append(words)
         elif quoted:
             self.phrases.append(words)
@@ -367,25 +381,25 @@ class _Parser:
                 % {"signs": " ".join(signs)}
             )
 
-    def _limit_words(self) -> None:
-        """Keeps the first MAX_WORDS words, counting those of phrases and exclusions."""
-        left, dropped = MAX_WORDS, 0
-        for phrases in (self.phrases, self.excluded):
-            for index, phrase in enumerate(phrases):
-                kept = phrase[:left]
-                left, dropped = left - len(kept), dropped + len(phrase) - len(kept)
-                phrases[index] = kept
-            phrases[:] = [phrase for phrase in phrases if phrase]
-        if len(self.words) > left:
-            dropped += len(self.words) - left
-            self.words = self.words[:left]
-            self.last_is_prefix = False
-        if dropped:
-            self.warnings.append(
-                ngettext(
-                    "Only the first %(most)d words were searched for; %(count)d was left out.",
-                    "Only the first %(most)d words were searched for; %(count)d were left out.",
-                    dropped,
-                )
-                % {"most": MAX_WORDS, "count": dropped}
+    def _cut_surplus(self) -> tuple[str, ...]:
+        """Keeps the first MAX_WORDS words; gives those that are only among the others.
+
+        Phrases and exclusions are exact and cheap, and a part of one says something else.
+        """
+        surplus = self.words[MAX_WORDS:]
+        if not surplus:
+            return ()
+        self.words = self.words[:MAX_WORDS]
+        self.last_is_prefix = False
+        self.warnings.append(
+            ngettext(
+                "Only the first %(most)d words decide what is found; %(count)d more only ranks it, "
+                "as it is spelled.",
+                "Only the first %(most)d words decide what is found; %(count)d more only rank it, "
+                "as they are spelled.",
+                len(surplus),
             )
+            % {"most": MAX_WORDS, "count": len(surplus)}
+        )
+        known = set(self.words)
+        return tuple(word for word in dict.fromkeys(surplus) if word not in known)

@@ -15,7 +15,7 @@ from ingest.changes import State, read_state
 from ingest.models import ErrorLog, Record
 from ingest.readthrough import read_through
 from search import cursor as cursors
-from search.answers import ANSWER_VERSION, SearchAnswer, show_hit
+from search.answers import ANSWER_VERSION, SearchAnswer, show_hits
 from search.cursor import Cursor, Position
 from search.engines import get_engine
 from search.engines.base import (
@@ -36,6 +36,8 @@ from search.visibility import User, read_visibility
 
 ORDERS = {Sort.SCORE: Order.BEST, Sort.OLDEST: Order.OLDEST, Sort.NEWEST: Order.NEWEST}
 _POLL_SECONDS = 0.1
+# A kept answer that was waited for to the last moment is not refused for want of time to ask.
+_PING_SECONDS = 0.1
 
 
 def search(query: SearchQuery, *, user: User) -> SearchAnswer:
@@ -59,7 +61,7 @@ def search(query: SearchQuery, *, user: User) -> SearchAnswer:
     )
     if origin.is_hit:
         # Who asks while the engine is down is told so, whatever was kept.
-        engine.ping()
+        engine.ping(deadline=Deadline(max(deadline.remaining_seconds, _PING_SECONDS)))
     return replace(
         answer,
         took_ms=round((time.perf_counter() - started_at) * 1000, 1),
@@ -79,7 +81,7 @@ def _ask(
     facets: dict[str, list[tuple[str | int | None, int]]] = {}
     histogram: list[Bucket] = []
     try:
-        view = engine.open()
+        view = engine.open(deadline=deadline)
     except IndexMissing:
         if has_documents():
             raise
@@ -96,20 +98,27 @@ def _ask(
             if found.summary is not None:
                 facets = _complete_facets(found.summary, found.total)
                 histogram = join_steps(found.summary.histogram, found.summary.interval_us)
-    results = [show_hit(hit, plan) for hit in found.hits[: query.size]]
-    deadline.check()
+    results = show_hits(found.hits[: query.size], plan, deadline)
     return SearchAnswer(
         took_ms=0,
         total=found.total,
         engine=engine.name,
         coverage=state,
         did_you_mean=suggest_text(query, plan, results),
-        warnings=query.warnings,
+        warnings=(*query.warnings, *_warn_of_exclusions(query, found.total)),
         results=results,
         facets=facets,
         histogram=histogram,
         next=_write_cursor(query, plan, found),
     )
+
+
+def _warn_of_exclusions(query: SearchQuery, total: int) -> list[str]:
+    """A minus that was not meant as one would otherwise look like an empty index."""
+    if total or not query.text.excluded:
+        return []
+    left_out = ", ".join(" ".join(words) for words in query.text.excluded)
+    return [_("Nothing is left without: %(words)s") % {"words": left_out}]
 
 
 def engine_status() -> dict[str, Any]:
@@ -156,12 +165,15 @@ def find_hits(
     it `is_counted`. Raises SearchUnavailable.
     """
     stages = [query.cursor.stage] if query.cursor else list_stages(query.text)
+    interval_us = None
+    if is_counted:
+        interval_us = choose_step(query, view.read_time_bounds(deadline=deadline))
     found = view.find(
         [build_plan(query, stage=stage, visibility=visibility) for stage in stages],
         order=ORDERS[query.sort],
         size=query.size + 1,
         after=query.cursor.position if query.cursor else None,
-        interval_us=choose_step(query, view.read_time_bounds()) if is_counted else None,
+        interval_us=interval_us,
         deadline=deadline,
     )
     return found.plan, found

@@ -47,15 +47,20 @@ def compile_scored(plan: Plan) -> Query:
 
 def compile_plan(plan: Plan) -> Query:
     """The query whose `_score` is the plan's points, without the document's static factor."""
+    if plan.matches_nothing:
+        return {"match_none": {}}
     must = [_compile_words(plan)] if plan.words else []
-    must += [_compile_phrase(phrase, PHRASE_POINTS) for phrase in plan.phrases]
+    must += [_compile_phrase(phrase, PHRASE_POINTS) for phrase in plan.scored_phrases]
+    should = [_compile_phrase(pair, ADJACENCY_POINTS) for pair in plan.pairs]
+    should += [_best(_compile_tiers(word)) for word in plan.surplus]
+    required = [_compile_phrase(phrase, 1) for phrase in plan.unscored_phrases]
     return {
         "bool": {
             # match_all is worth the one point of a plan without words.
             "must": must or [{"match_all": {}}],
-            "should": [_compile_phrase(pair, ADJACENCY_POINTS) for pair in plan.pairs],
+            "should": should,
             "must_not": [_compile_phrase(phrase, 1) for phrase in plan.excluded],
-            "filter": list(_compile_filters(plan)),
+            "filter": [*required, *_compile_filters(plan)],
         }
     }
 

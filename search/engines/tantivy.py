@@ -21,6 +21,7 @@ from search.cursor import Position
 from search.documents import Document
 from search.engines.base import (
     FACETS,
+    NO_DEADLINE,
     Applied,
     Deadline,
     EngineHit,
@@ -76,7 +77,7 @@ class TantivyEngine:
         self._opened: _Opened | None = None
         self._writer = KeptWriter()
 
-    def open(self, *, is_pinned: bool = False) -> TantivyView:
+    def open(self, *, is_pinned: bool = False, deadline: Deadline = NO_DEADLINE) -> TantivyView:
         """Views are pinned in any case."""
         folder = find_current(self._directory)
         try:
@@ -116,7 +117,7 @@ class TantivyEngine:
     def remove_unfinished(self) -> None:
         remove_all_but_current(self._directory)
 
-    def ping(self) -> None:
+    def ping(self, *, deadline: Deadline = NO_DEADLINE) -> None:
         find_current(self._directory)
 
     def check(self) -> Status:
@@ -235,7 +236,7 @@ class TantivyView:
                 ]
             yield from hits
 
-    def read_time_bounds(self) -> tuple[int, int] | None:
+    def read_time_bounds(self, *, deadline: Deadline = NO_DEADLINE) -> tuple[int, int] | None:
         with translated():
             return self.read_bounds("at_us")
 
@@ -500,19 +501,22 @@ def _read_buckets(facet: dict[str, Any]) -> dict[str | int, int]:
 
 
 def compile_plan(plan: Plan) -> tantivy.Query:
-    text = plan.query.text
+    if plan.matches_nothing:
+        return tantivy.Query.empty_query()
     parts: list[tuple[tantivy.Occur, tantivy.Query]] = []
     if plan.words:
         words = [(SHOULD, _best(_compile_clause(clause) for clause in word)) for word in plan.words]
         parts.append((MUST, tantivy.Query.boolean_query(words, plan.least_matching)))
-    parts += [(MUST, _compile_in_fields(phrase, PHRASE_POINTS)) for phrase in text.phrases]
+    parts += [(MUST, _compile_in_fields(phrase, PHRASE_POINTS)) for phrase in plan.scored_phrases]
+    parts += [(MUST, _compile_in_fields(phrase, 0)) for phrase in plan.unscored_phrases]
     if not parts:
         # Clauses that only exclude would match nothing.
         parts.append((MUST, tantivy.Query.const_score_query(tantivy.Query.all_query(), 1.0)))
     parts += [(SHOULD, _compile_in_fields(pair, ADJACENCY_POINTS)) for pair in plan.pairs]
+    parts += [(SHOULD, _best(_compile_clause(clause) for clause in word)) for word in plan.surplus]
     parts += [
         (MUST_NOT, _compile_phrase(field, phrase))
-        for phrase in text.excluded
+        for phrase in plan.excluded
         for field in FIELD_BOOSTS
     ]
     filters = _compile_filters(plan)

@@ -114,6 +114,9 @@ QUERIES = [
     *("ozbekiston", "o'zbekiston", "tashkent", "toshknet", "angers york izmir ankara"),
     *("connection", "conection refusd", "zzzzzz", "refused", "kind:error refused", "status:5xx"),
     *("source:cities,osm new", "-source:cities new", "outcome:failed", '"refused"', "\u200b", "("),
+    *("!!! kind:record", "-17", "-504 timeout", "a b c d e f g h i j york new refused haven host"),
+    '"new" "york" is not haven nor and or by was a the of "refused" connection 504 x y',
+    " ".join(["x"] * 12 + NAMES),
 ]
 
 RECORD_SOURCES = ["cities", "osm"]
@@ -272,6 +275,48 @@ class EngineContract:
         plan, found = find(engine, ask("harbour ", size="11"))
         assert plan.stage > 0
         assert found.total == 11
+
+    def test_a_long_phrase_is_exact_whether_wanted_or_excluded(self, engine: Engine) -> None:
+        line = "one two three four five six seven eight nine ten eleven twelve thirteen"
+        others = [f"{line} {end}" for end in ("fourteen", "fifteen")]
+        fill(engine, [make_document(title, pk=pk) for pk, title in enumerate(others, 1)])
+        assert titles(engine, f'"{others[1]}"') == [others[1]]
+        assert titles(engine, f'one -"{others[1]}"') == [others[0]]
+        assert titles(engine, f'"{line} sixteen"') == []
+
+    def test_more_phrases_than_score_must_all_stand_there(self, engine: Engine) -> None:
+        words = [f"w{number}" for number in range(20)]
+        documents = fill(
+            engine,
+            [
+                make_document(" ".join(words), pk=1),
+                make_document("", body=" ".join(words), pk=2),
+                make_document(" ".join(words[:-1]), pk=3),
+            ],
+        )
+        query = ask(" ".join(f'"{word}"' for word in words))
+        _, expected = oracle.answer(documents, query, STAFF)
+        _, found = find(engine, query)
+        assert [(hit.shown["id"], hit.score_units) for hit in found.hits] == expected
+        assert len(expected) == 2
+
+    def test_a_pasted_line_finds_itself_among_thousands_that_are_nearly_equal(
+        self, engine: Engine
+    ) -> None:
+        line = "2026-01-28 12:51:00 ERROR worker-12 timeout after 30s on /api/v2/items?id="
+        fill(engine, [make_document(f"{line}{n}", pk=n) for n in range(1, 3_001)])
+        query = ask(f"{line}2345", size="5")
+        _, found = find(engine, query)
+        assert found.hits[0].shown["id"] == "record-2345"
+        assert found.total == 3_000
+
+    def test_a_text_without_a_word_matches_nothing(self, engine: Engine) -> None:
+        fill(engine, [make_document("row", pk=1)])
+        for q in ("'", "!!!", "(((", "%_%", '""', "-", "\u200b"):
+            for sort in ("score", "time", "-time"):
+                found, summary = count(engine, ask(q, sort=sort))
+                assert (found.total, found.hits, summary.histogram) == (0, [], {}), q
+        assert titles(engine, "") == titles(engine, "  ") == ["row"]
 
     # --- filters and counts -------------------------------------------------------------------
 
@@ -467,6 +512,11 @@ HOSTILE = [
         "１２３",
     ],
     *["x" * 400, "a " * 200, "ab " * 133, "\u0130" * 200, "\ufdfa" * 100, "\U0001d518" * 60],
+    # As many different words, phrases and exclusions as 400 characters hold.
+    "".join(chr(0x4E00 + number) for number in range(400)),
+    " ".join(f'"{chr(0x4E00 + number)}"' for number in range(100)),
+    " ".join(f"-{chr(0x4E00 + number)}" for number in range(133)),
+    '"' + "a " * 199 + '"',
 ]
 
 

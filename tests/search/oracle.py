@@ -49,28 +49,30 @@ def answer(
 
 def score_units(plan: Plan, document: Document) -> int | None:
     """The score of a document in units of 1/RANK_UNIT; None when it does not match."""
-    if not _passes(plan, document):
+    if plan.matches_nothing or not _passes(plan, document):
         return None
     words = _words(document)
-    best = [
-        max(
-            (
-                clause.points + _count_extra_points(clause, words)
-                for clause in word
-                if any(matches(clause, token) for token in words[clause.field])
-            ),
-            default=0,
-        )
-        for word in plan.words
-    ]
+    best = [_score_best(word, words) for word in plan.words]
     if plan.words and sum(points > 0 for points in best) < plan.least_matching:
         return None
-    phrases = [_in_fields(words, phrase, PHRASE_POINTS) for phrase in plan.phrases]
-    if not all(phrases):
+    if not all(_in_fields(words, phrase, 1) for phrase in plan.phrases):
         return None
+    phrases = [_in_fields(words, phrase, PHRASE_POINTS) for phrase in plan.scored_phrases]
+    surplus = [_score_best(word, words) for word in plan.surplus]
     pairs = [_in_fields(words, pair, ADJACENCY_POINTS) for pair in plan.pairs]
-    points = sum(best) + sum(phrases) + sum(pairs) + (1 if plan.is_unscored else 0)
+    points = sum(best + phrases + pairs + surplus) + (1 if plan.is_unscored else 0)
     return points * (RANK_UNIT + document.rank)
+
+
+def _score_best(word: Iterable[Clause], words: dict[str, list[str]]) -> int:
+    return max(
+        (
+            clause.points + _count_extra_points(clause, words)
+            for clause in word
+            if any(matches(clause, token) for token in words[clause.field])
+        ),
+        default=0,
+    )
 
 
 def _count_extra_points(clause: Clause, words: dict[str, list[str]]) -> int:

@@ -274,6 +274,47 @@ def test_a_spent_time_budget_is_a_503(
     assert response.json()["error"]["code"] == "search_timeout"
 
 
+def test_what_was_found_is_answered_though_no_time_is_left_to_mark_it(
+    store: Store, drain: Drain, reader: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store("article", body="an article " * 100)
+    drain()
+    find_hits = services.find_hits
+
+    def find_late(*given: Any, **options: Any) -> Any:
+        found = find_hits(*given, **options)
+        given[3]._ends_at = 0
+        return found
+
+    monkeypatch.setattr(services, "find_hits", find_late)
+    [hit] = get(reader, q="article").json()["results"]
+    assert len(hit["text"]) == 240
+    assert hit["highlights"] == {"title": [], "text": []}
+
+
+def test_a_text_without_a_word_finds_nothing_and_exports_nothing(
+    store: Store, drain: Drain, reader: User
+) -> None:
+    store("row")
+    drain()
+    for q in ("'", "!!!", "(((", "%_%", '""', "-"):
+        answer = get(reader, q=q).json()
+        assert (answer["total"], answer["results"]) == (0, []), q
+        assert answer["warnings"]
+        exported = b"".join(get(reader, "/api/search/export/", q=q, format="ndjson"))
+        assert b'"rows":0' in exported
+    assert get(reader, q="  ").json()["total"] == 1
+    assert get(reader, q="kind:record").json()["total"] == 1
+
+
+def test_nothing_found_tells_what_was_left_out(store: Store, drain: Drain, reader: User) -> None:
+    store("new york")
+    drain()
+    warnings = get(reader, q='new -york -"san marino"').json()["warnings"]
+    assert warnings == ["Nothing is left without: york, san marino"]
+    assert get(reader, q="new -haven").json()["warnings"] == []
+
+
 def test_an_index_that_is_gone_is_a_503(store: Store, reader: User, index_dir: Path) -> None:
     store("not indexed yet")
     assert get(reader, q="x").status_code == 503

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from search.distance import is_within, is_within_prefix
-from search.highlight import PASSAGE_CHARS, cut_passage, highlight_title
+from search.highlight import LEAST_SCANNED_WORDS, PASSAGE_CHARS, Highlighter, Range
 from search.plan import STAGES, Plan, Visibility, build_plan
 from search.query import read_query
 from search.text import to_nfc
@@ -20,6 +20,15 @@ def plan_of(q: str) -> Plan:
 
 def marked(text: str, ranges: list[tuple[int, int]]) -> list[str]:
     return [text[start:end] for start, end in ranges]
+
+
+def highlight_title(title: str, plan: Plan) -> list[Range]:
+    return Highlighter(plan).mark(title, "")[0]
+
+
+def cut_passage(body: str, plan: Plan) -> tuple[str, list[Range]]:
+    _, text, ranges = Highlighter(plan).mark("", body)
+    return text, ranges
 
 
 @pytest.mark.parametrize(
@@ -81,6 +90,41 @@ def test_any_query_can_be_highlighted_quickly(q: str) -> None:
     started_at = time.thread_time()
     cut_passage("lorem ipsum dolor sit amet " * 20_000, plan_of(q))
     assert time.thread_time() - started_at < 2
+
+
+def test_a_page_of_long_texts_is_highlighted_quickly() -> None:
+    words = [f"{a}rticl{b}" for a in "abcdefghijklmno" for b in "abcdefghijklmno"]
+    body = " ".join(words * 90)
+    highlighter = Highlighter(plan_of("article wonderfull misspeling"), hits=100)
+    started_at = time.thread_time()
+    for _ in range(100):
+        highlighter.mark(body, body)
+    assert time.thread_time() - started_at < 1
+
+
+def test_what_short_texts_leave_is_for_the_long_ones_after_them() -> None:
+    highlighter = Highlighter(plan_of("hit "), hits=3)
+    for _ in range(2):
+        highlighter.mark("short", "short")
+    body = "x " * 15_000 + "hit"
+    assert marked(*highlighter.mark("", body)[1:]) == ["hit"]
+
+
+def test_every_hit_gets_a_look_at_its_first_words_however_many_there_are() -> None:
+    highlighter = Highlighter(plan_of("hit "), hits=100)
+    text = "x " * (LEAST_SCANNED_WORDS - 1) + "hit hit " * 20_000
+    for _ in range(100):
+        title_ranges, passage, ranges = highlighter.mark(text, text)
+        assert marked(text, title_ranges) == ["hit"]
+        assert marked(passage, ranges) == ["hit"]
+
+
+def test_without_time_a_hit_is_shown_without_marks() -> None:
+    body = "hit " * 100
+    highlighter = Highlighter(plan_of("hit "), count_seconds_left=lambda: -1)
+    assert highlighter.mark("hit", body) == ([], body[:PASSAGE_CHARS], [])
+    highlighter = Highlighter(plan_of("hit "), count_seconds_left=lambda: 0.001)
+    assert highlighter.mark("hit", body) == ([(0, 3)], body[:PASSAGE_CHARS], [])
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from search.plan import (
     POINTS,
     RANK_UNIT,
     STAGES,
+    SURPLUS_POINTS,
     TITLE,
     Tier,
     Visibility,
@@ -70,9 +71,29 @@ def test_what_the_typed_word_lacks_and_exchanged_letters_are_worth_more() -> Non
 def test_scores_are_exact_in_32_bit_floats() -> None:
     words = MAX_WORDS * max(POINTS[Tier.EXACT], PHRASE_POINTS)
     pairs = (MAX_WORDS - 1) * ADJACENCY_POINTS
-    most = (words + pairs) * max(FIELD_BOOSTS.values()) * (RANK_UNIT + MAX_RANK)
+    points = (words + pairs) * max(FIELD_BOOSTS.values()) + SURPLUS_POINTS
+    most = points * (RANK_UNIT + MAX_RANK)
     # tantivy multiplies by a logarithm: leave room for a few units in the last place.
     assert most < 2**24 / 4
+
+
+@pytest.mark.parametrize(
+    "q",
+    [
+        "".join(chr(0x4E00 + number) for number in range(400)),
+        " ".join(f'"{chr(0x4E00 + number)}"' for number in range(100)),
+        "a b c d e f g h i j k l m n " + '"x y" ' * 50,
+    ],
+)
+def test_no_query_is_worth_more_points_than_are_exact(q: str) -> None:
+    plan = build_plan(read_query({"q": [q]}), stage=0, visibility=Visibility())
+    words = [max(clause.points for clause in word) for word in (*plan.words, *plan.surplus)]
+    boost = max(FIELD_BOOSTS.values())
+    pairs = len(plan.pairs) * ADJACENCY_POINTS * boost
+    phrases = len(plan.scored_phrases) * PHRASE_POINTS * boost
+    assert sum(words) + pairs + phrases <= 6_560
+    assert all(points > 0 for points in words)
+    assert plan.scored_phrases + plan.unscored_phrases == plan.phrases
 
 
 def test_later_stages_only_add() -> None:

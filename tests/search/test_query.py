@@ -92,13 +92,38 @@ def test_odd_syntax_is_words_with_a_warning(
         assert any(warned in warning for warning in text.warnings), text.warnings
 
 
-def test_too_many_words_are_cut_with_a_warning() -> None:
-    text = parse_text('"a b" -c ' + "d " * 30 + "e")
+def test_words_beyond_the_limit_only_rank_and_a_warning_says_so() -> None:
+    text = parse_text('"a b" -c ' + "d " * 30 + "e f e")
     assert text.phrases == (("a", "b"),)
     assert text.excluded == (("c",),)
-    assert len(text.words) == MAX_WORDS - 3
+    assert text.words == ("d",) * MAX_WORDS
+    assert text.surplus == ("e", "f")
     assert not text.last_is_prefix
-    assert any("22" in warning for warning in text.warnings)
+    assert any("21 more" in warning for warning in text.warnings)
+
+
+def test_phrases_and_exclusions_are_neither_cut_nor_counted() -> None:
+    long = " ".join(f"w{number}" for number in range(20))
+    text = parse_text(f'"{long}" -"{long}" {"d " * MAX_WORDS}')
+    assert text.phrases == text.excluded == (tuple(long.split()),)
+    assert (len(text.words), text.surplus, text.warnings) == (MAX_WORDS, (), ())
+
+
+@pytest.mark.parametrize(
+    ("q", "words", "excluded"),
+    [
+        ("exit code -1", ("exit", "code", "1"), ()),
+        ("-0500", ("0500",), ()),
+        ("a -1x", ("a",), (("1x",),)),
+        ('a -"1"', ("a",), (("1",),)),
+        ("a -id:1", ("a",), (("id", "1"),)),
+    ],
+)
+def test_a_minus_before_digits_alone_is_no_exclusion(
+    q: str, words: tuple[str, ...], excluded: tuple[tuple[str, ...], ...]
+) -> None:
+    text = parse_text(q)
+    assert (text.words, text.excluded) == (words, excluded)
 
 
 @pytest.mark.parametrize("q", HOSTILE)

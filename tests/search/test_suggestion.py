@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from search.answers import show_hit
+from search.answers import show_hits
 from search.engines.base import Deadline
 from search.engines.tantivy import TantivyEngine
 from search.plan import Visibility
@@ -35,8 +35,9 @@ def suggest(
     engine: TantivyEngine, q: str, visibility: Visibility = STAFF, **parameters: str
 ) -> str | None:
     query = ask(q, **parameters)
-    plan, found = find_hits(engine.open(), query, visibility, Deadline(60))
-    return suggest_text(query, plan, [show_hit(hit, plan) for hit in found.hits[: query.size]])
+    deadline = Deadline(60)
+    plan, found = find_hits(engine.open(), query, visibility, deadline)
+    return suggest_text(query, plan, show_hits(found.hits[: query.size], plan, deadline))
 
 
 @pytest.mark.parametrize(
