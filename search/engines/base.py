@@ -6,6 +6,7 @@ An engine stores documents, answers plans and replaces its whole index at once. 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -106,6 +107,17 @@ class Deadline:
         if self.remaining_seconds < 0:
             raise SearchTimeout
 
+    def limit(self, seconds: float) -> float:
+        """At most `seconds`, and what is left. Raises SearchTimeout when nothing is."""
+        left = self.remaining_seconds
+        if left <= 0:
+            raise SearchTimeout
+        return min(seconds, left)
+
+
+# For what is no part of a search that somebody waits for.
+NO_DEADLINE = Deadline(math.inf)
+
 
 class View(Protocol):
     """The index as one answer reads it. What one call answers is of one moment."""
@@ -124,7 +136,7 @@ class View(Protocol):
         the last. With `interval_us` also the counts over everything that it matches."""
         ...
 
-    def read_time_bounds(self) -> tuple[int, int] | None:
+    def read_time_bounds(self, *, deadline: Deadline = NO_DEADLINE) -> tuple[int, int] | None:
         """The earliest and latest `at_us` of the index, as of lately; None when it is empty."""
         ...
 
@@ -163,7 +175,7 @@ class Rebuild(Protocol):
 class Engine(Protocol):
     name: str
 
-    def open(self, *, is_pinned: bool = False) -> View:
+    def open(self, *, is_pinned: bool = False, deadline: Deadline = NO_DEADLINE) -> View:
         """The index with everything that was applied before. Raises IndexMissing.
 
         All that a pinned view answers is of one moment, however long it is read.
@@ -191,7 +203,7 @@ class Engine(Protocol):
         """Removes what rebuilds that were killed left behind. Call it while none is under way."""
         ...
 
-    def ping(self) -> None:
+    def ping(self, *, deadline: Deadline = NO_DEADLINE) -> None:
         """Raises SearchUnavailable when a search could not be answered; far cheaper than one."""
         ...
 

@@ -24,6 +24,7 @@ from search.cursor import Position
 from search.documents import DOCUMENT_VERSION, Document, read_mapping
 from search.engines.base import (
     FACETS,
+    NO_DEADLINE,
     Applied,
     Deadline,
     EngineHit,
@@ -112,9 +113,11 @@ class ElasticsearchEngine:
                     self._made = (os.getpid(), Elasticsearch(**self._options))
             return self._made[1]
 
-    def open(self, *, is_pinned: bool = False) -> ElasticsearchView:
+    def open(
+        self, *, is_pinned: bool = False, deadline: Deadline = NO_DEADLINE
+    ) -> ElasticsearchView:
         if time.monotonic() > self._trusted_until:
-            self._inspect()
+            self._inspect(deadline)
         return ElasticsearchView(
             self._client,
             self._alias,
@@ -166,11 +169,11 @@ class ElasticsearchEngine:
                 if f"{index}{FILLING}" in facts["aliases"]:
                     self._client.indices.delete(index=index, ignore_unavailable=True)
 
-    def ping(self) -> None:
+    def ping(self, *, deadline: Deadline = NO_DEADLINE) -> None:
         if time.monotonic() > self._trusted_until:
-            self._inspect()
+            self._inspect(deadline)
             return
-        client = self._client.options(request_timeout=self._open_seconds)
+        client = self._client.options(request_timeout=deadline.limit(self._open_seconds))
         with translated():
             is_there = bool(client.indices.exists_alias(name=self._alias))
         if not is_there:
@@ -197,13 +200,14 @@ class ElasticsearchEngine:
             is_outdated=self._is_outdated(index),
         )
 
-    def _inspect(self) -> tuple[str, dict[str, Any]]:
+    def _inspect(self, deadline: Deadline = NO_DEADLINE) -> tuple[str, dict[str, Any]]:
         """The index behind the alias. Raises IndexMissing, or SearchUnavailable if it is not ours.
 
         Somebody's hand may have been there: answers of an index with another mapping are wrong.
         """
         self._trusted_until, self._is_writable = 0.0, False
-        client = self._client.options(request_timeout=max(self._open_seconds, 1.0))
+        seconds = deadline.limit(max(self._open_seconds, 1.0))
+        client = self._client.options(request_timeout=seconds)
         with translated():
             found = client.indices.get(index=self._alias, flat_settings=True)
         if len(found) != 1:
@@ -296,7 +300,8 @@ class ElasticsearchRebuild:
         self._filling = f"{self._index}{FILLING}"
         self._settings = dict(settings)
         self._closing_seconds = closing_seconds
-        self._published = False
+        # None: the server was asked to, and has not answered.
+        self._published: bool | None = False
         self._replaced: list[str] = []
         with translated():
             answer = self._client.indices.create(
@@ -333,14 +338,30 @@ class ElasticsearchRebuild:
                 index=self._index, settings={name: self._settings[name] for name in kept}
             )
             self._replaced = self._list_answering()
+            self._published = None
             self._client.indices.update_aliases(actions=list(self._list_moves(self._replaced)))
         self._published = True
 
     def end(self) -> None:
         """Removes the index if it was not published, else those that it replaced."""
-        if self._published:
+        if self._published is None:
+            self._published = self._is_answering()
+        if self._published is None:
+            logger.warning("Whether %s answers cannot be learned: nothing is removed.", self._index)
+        elif self._published:
             self._remove_replaced()
-            return
+        else:
+            self._remove_own()
+
+    def _is_answering(self) -> bool | None:
+        """Whether the alias points to the fresh index; None when that cannot be learned."""
+        try:
+            with translated():
+                return self._index in self._list_answering()
+        except SearchUnavailable:
+            return None
+
+    def _remove_own(self) -> None:
         try:
             with translated():
                 self._client.indices.delete(index=self._index, ignore_unavailable=True)
@@ -462,17 +483,19 @@ class ElasticsearchView:
                 return
             search["search_after"] = found[-1]["sort"]
 
-    def read_time_bounds(self) -> tuple[int, int] | None:
+    def read_time_bounds(self, *, deadline: Deadline = NO_DEADLINE) -> tuple[int, int] | None:
         if (known := self._bounds.recall()) is not None:
             return known
         answer = self._search(
-            size=0, aggs={name: {name: {"field": "at_us"}} for name in ("min", "max")}
+            seconds=deadline.limit(self._request_seconds),
+            size=0,
+            aggs={name: {name: {"field": "at_us"}} for name in ("min", "max")},
         )
         ends = [answer["aggregations"][name]["value"] for name in ("min", "max")]
         if None in ends:
             return None
         if max(map(abs, ends)) >= _EXACT_DOUBLE:
-            ends = [self._read_end(direction) for direction in ("asc", "desc")]
+            ends = [self._read_end(direction, deadline) for direction in ("asc", "desc")]
         bounds = (int(ends[0]), int(ends[1]))
         self._bounds.remember(bounds)
         return bounds
@@ -508,8 +531,9 @@ class ElasticsearchView:
                 client = self._client.options(request_timeout=self._request_seconds)
                 client.close_point_in_time(id=self._point["pit"]["id"])
 
-    def _read_end(self, direction: str) -> int:
-        answer = self._search(size=1, sort=[{"at_us": direction}], source=False)
+    def _read_end(self, direction: str, deadline: Deadline) -> int:
+        seconds = deadline.limit(self._request_seconds)
+        answer = self._search(seconds=seconds, size=1, sort=[{"at_us": direction}], source=False)
         return int(answer["hits"]["hits"][0]["sort"][0])
 
     def _search(self, *, seconds: float | None = None, **search: Any) -> Mapping[str, Any]:

@@ -137,7 +137,7 @@ class TestSearch:
         drain()
         get(reader)
 
-        def refuse(engine: TantivyEngine) -> None:
+        def refuse(engine: TantivyEngine, **options: Any) -> None:
             raise SearchUnavailable
 
         monkeypatch.setattr(TantivyEngine, "ping", refuse)

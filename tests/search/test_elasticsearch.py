@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -44,6 +45,7 @@ from search.engines.elasticsearch_bulk import (
 )
 from search.errors import SearchPartial, SearchTimeout, SearchUnavailable
 from search.query import Kind
+from search.services import find_hits
 from tests.search.contract import STAFF, ask, make_document
 
 ALIAS = "test-current"
@@ -307,8 +309,6 @@ def play_search(script: Script, answer: Any) -> None:
 
 
 def search(engine: ElasticsearchEngine) -> None:
-    from search.services import find_hits
-
     find_hits(engine.open(), ask("x"), STAFF, Deadline(5), is_counted=False)
 
 
@@ -406,6 +406,81 @@ def test_an_alias_with_two_indexes_is_not_answered_from(
     script.say(f"GET /{ALIAS}", FACTS | {f"{ALIAS}-2": FACTS[INDEX]})
     with pytest.raises(SearchUnavailable, match="changed by hand"):
         engine.open()
+
+
+# --- the budget of one search -----------------------------------------------------------------
+
+
+def play_slow_bounds(script: Script) -> None:
+    def answer(_: bytes) -> tuple[int, Any]:
+        time.sleep(0.6)
+        bounds = {name: {"value": None} for name in ("min", "max")}
+        return 200, {"timed_out": False, "_shards": SHARDS, "aggregations": bounds}
+
+    script.answers[f"POST /{ALIAS}/_search"] = answer
+
+
+def test_the_bounds_of_time_are_asked_for_within_what_is_left_of_the_budget(
+    script: Script, engine: ElasticsearchEngine
+) -> None:
+    play_slow_bounds(script)
+    view = engine.open()
+    with pytest.raises(SearchTimeout):
+        find_hits(view, ask("x"), STAFF, Deadline(0.1), is_counted=True)
+    (sent,) = [body for request, body in script.asked if "_search" in request]
+    (left,) = re.fullmatch(r"(\d+)ms", json.loads(sent)["timeout"]).groups()  # type: ignore[union-attr]
+    assert int(left) <= 100
+
+
+@pytest.mark.parametrize("ask_engine", [ElasticsearchEngine.open, ElasticsearchEngine.ping])
+def test_the_look_at_the_alias_is_within_what_is_left_of_the_budget(
+    script: Script, engine: ElasticsearchEngine, ask_engine: Callable[..., Any]
+) -> None:
+    def answer(_: bytes) -> tuple[int, Any]:
+        time.sleep(0.6)
+        return 200, FACTS
+
+    script.answers[f"GET /{ALIAS}"] = answer
+    with pytest.raises(SearchTimeout):
+        ask_engine(engine, deadline=Deadline(0.1))
+    with pytest.raises(SearchTimeout):
+        ask_engine(engine, deadline=Deadline(-1))
+
+
+# --- rebuilds ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("alias", "is_removed"),
+    [("moved", False), ("as before", True), ("out of reach", False)],
+)
+def test_an_index_that_may_answer_is_not_removed(
+    script: Script, engine: ElasticsearchEngine, alias: str, is_removed: bool
+) -> None:
+    """The answer to the request that moves the alias is lost."""
+    fresh: list[str] = []
+
+    def play_create(sent: bytes) -> tuple[int, Any]:
+        fresh.append(script.asked[-1][0].split("/")[1].split("?")[0])
+        script.say(f"GET /{fresh[0]}", {fresh[0]: FACTS[INDEX]})
+        script.say(f"POST /{fresh[0]}/_refresh", {"_shards": SHARDS})
+        script.say(f"PUT /{fresh[0]}/_settings", {"acknowledged": True})
+        script.say(f"DELETE /{fresh[0]}", {"acknowledged": True})
+        return 200, {"acknowledged": True, "shards_acknowledged": True, "index": fresh[0]}
+
+    def play_move(sent: bytes) -> tuple[int, Any]:
+        if alias == "moved":
+            script.say(f"GET /{ALIAS}", {fresh[0]: FACTS[INDEX]})
+        if alias == "out of reach":
+            script.say(f"GET /{ALIAS}", {"error": "down", "status": 503}, 503)
+        return 503, {"error": {"type": "process_cluster_event_timeout_exception"}, "status": 503}
+
+    script.answers["PUT /test-v"] = play_create
+    script.answers["POST /_aliases"] = play_move
+    script.say("GET /test-v*", {})
+    with pytest.raises(SearchUnavailable), engine.start_rebuild() as rebuild:
+        rebuild.publish()
+    assert any(request.startswith("DELETE") for request, _ in script.asked) == is_removed
 
 
 # --- the Documents of django-elasticsearch-dsl ------------------------------------------------
