@@ -110,16 +110,24 @@ def drain_everything(*, limit: int = BATCH_ROWS) -> int:
 def queue_everything() -> None:
     """Notes every row that is there for indexing, as if each had just changed."""
     for kind, model in ((Kind.RECORD, Record), (Kind.ERROR, ErrorLog)):
-        # Part by part: SQLite refuses to write while an older read of the same connection is open.
-        last = 0
-        while pks := _list_after(model, last):
+        for pks in walk_keys(model, part_rows=BATCH_ROWS):
             queue_changes([(kind, pk) for pk in pks])
-            last = pks[-1]
 
 
-def _list_after(model: type[Model], pk: int) -> list[int]:
-    rows = model._default_manager.filter(pk__gt=pk).order_by("pk")
-    return list(rows.values_list("pk", flat=True)[:BATCH_ROWS])
+def walk_keys(model: type[Model], *, part_rows: int) -> Iterator[list[int]]:
+    """All primary keys in parts. A row with a small key that commits late is in the outbox.
+
+    No read is open between two parts: SQLite refuses to write while an older one of the same
+    connection is.
+    """
+    last = 0
+    while True:
+        rows = model._default_manager.filter(pk__gt=last).order_by("pk")
+        pks = list(rows.values_list("pk", flat=True)[:part_rows])
+        if not pks:
+            return
+        yield pks
+        last = pks[-1]
 
 
 def queue_changes(objects: Iterable[tuple[str, int]]) -> None:

@@ -168,7 +168,7 @@ class _Builder:
         total = sum(table._default_manager.count() for _, table in _TABLES)
         done = 0
         for kind, table in _TABLES:
-            for pks in _walk(table):
+            for pks in indexer.walk_keys(table, part_rows=FILL_ROWS):
                 refused: dict[str, str] = {}
                 applied = self._rebuild.apply(
                     upserts=read_sound_documents(kind, pks, refused=refused)
@@ -263,24 +263,12 @@ class _Builder:
             indexer.queue_everything()
 
 
-def _walk(table: type[Model]) -> Iterator[list[int]]:
-    """All primary keys in parts. A row with a small key that commits late is in the outbox."""
-    last = 0
-    while True:
-        rows = table._default_manager.filter(pk__gt=last).order_by("pk")
-        pks = list(rows.values_list("pk", flat=True)[:FILL_ROWS])
-        if not pks:
-            return
-        yield pks
-        last = pks[-1]
-
-
 def _sample(table: type[Model], wanted: int) -> Iterator[list[int]]:
     """Primary keys of about `wanted` rows, from anywhere; of all rows where there are fewer."""
     rows = table._default_manager.order_by("pk")
     known = rows.count()
     if known <= wanted:
-        yield from _walk(table)
+        yield from indexer.walk_keys(table, part_rows=FILL_ROWS)
         return
     # By their number and not by a random key: keys may have gaps of any size.
     places = range(max(known - _COMPARED_AT_ONCE, 0) + 1)
