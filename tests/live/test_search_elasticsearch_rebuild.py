@@ -26,7 +26,7 @@ from tests.live.elasticsearch_node import (
     run_node,
 )
 from tests.search.conftest import owner, source, staff, store
-from tests.search.storm import Storm, find_differences, make_record
+from tests.search.storm import Storm, find_differences, make_record, rebuild_amid_storm
 
 pytestmark = [pytest.mark.live, pytest.mark.django_db]
 
@@ -47,11 +47,7 @@ def test_a_rebuild_amid_hundreds_of_writes_and_deletes_a_second_loses_none(
     engine = portal_on_elasticsearch()
     Record.objects.bulk_create(make_record(source, number) for number in range(5_000))
     indexer.drain_everything()
-    with Storm(source) as storm:
-        storm.wait_for_rounds(3)
-        report = rebuild_index()
-        after_the_switch = storm.rounds
-        storm.wait_for_rounds(after_the_switch + 3)
+    report, after_the_switch = rebuild_amid_storm(source, rounds=3)
     assert report.compared > 1_000
     assert after_the_switch > 5
     indexer.drain_everything()

@@ -13,6 +13,7 @@ from ingest.models import ErrorLog, Record, Source
 from search.documents import name_document, read_documents
 from search.engines.base import Engine, View
 from search.query import Kind
+from search.rebuild import RebuildReport, rebuild_index
 
 ROUND_ROWS = 25
 ROUNDS_PER_SECOND = 20
@@ -65,6 +66,19 @@ class Storm(threading.Thread):
             rows.filter(pk__in=list(oldest[:ROUND_ROWS])).delete()
             changed = rows.order_by("title", "pk").values_list("pk", flat=True)
             rows.filter(pk__in=list(changed[:ROUND_ROWS])).update(title=f"z changed {start}")
+
+
+def rebuild_amid_storm(source: Source, *, rounds: int) -> tuple[RebuildReport, int]:
+    """Rebuilds while rows change, `rounds` after the first change and some before the last one.
+
+    Gives its report, and how many rounds there were until the switch.
+    """
+    with Storm(source) as storm:
+        storm.wait_for_rounds(rounds)
+        report = rebuild_index()
+        after_the_switch = storm.rounds
+        storm.wait_for_rounds(after_the_switch + 3)
+    return report, after_the_switch
 
 
 def make_record(source: Source, number: int) -> Record:

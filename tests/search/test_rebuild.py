@@ -24,7 +24,7 @@ from search.errors import SearchUnavailable
 from search.lock import hold_drainer_lock, hold_rebuild_lock
 from search.query import read_query
 from search.rebuild import RebuildRefused, rebuild_index
-from tests.search.storm import Storm, find_differences, make_record
+from tests.search.storm import find_differences, make_record, rebuild_amid_storm
 
 pytestmark = pytest.mark.django_db
 
@@ -97,11 +97,7 @@ def test_a_rebuild_amid_hundreds_of_writes_and_deletes_a_second_loses_none(
 ) -> None:
     monkeypatch.setattr(rebuild, "FILL_ROWS", 500)
     Record.objects.bulk_create(make_record(source, number) for number in range(2_000))
-    with Storm(source) as storm:
-        storm.wait_for_rounds(2)
-        report = rebuild_index()
-        after_the_switch = storm.rounds
-        storm.wait_for_rounds(after_the_switch + 3)
+    report, after_the_switch = rebuild_amid_storm(source, rounds=2)
     assert report.compared > 1_000
     assert after_the_switch > 2
     indexer.drain_everything()
