@@ -583,7 +583,7 @@ def reopen_where_blocked(source: Source) -> Run | None:
     return run
 
 
-def forget_rests(source: Source) -> None:
+def forget_credentials(source: Source) -> None:
     """The source has other keys or proxies now: none of them rests, or was denied, for what another
     one did.
 

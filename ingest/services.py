@@ -77,7 +77,7 @@ def update_source(*, source: Source, patch: object) -> Source:
         after = configuration.as_json()
         reopened = None
         if list_credentials(before) != list_credentials(after):
-            runs.forget_rests(source)
+            runs.forget_credentials(source)
             reopened = runs.reopen_where_blocked(source)
     if reopened:
         wake_run(reopened.pk)

@@ -24,8 +24,6 @@ from django.http import StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import set_script_prefix
 
-Send = Callable[[dict[str, Any]], Any]
-
 # Files and exports: they wait for their readers most of the time, but hold a thread while they do.
 MAX_STREAMS = 64
 STALL_SECONDS = 30.0

@@ -11,6 +11,7 @@ from django.urls import get_script_prefix, reverse
 
 from ingest.changes import State
 from ingest.readthrough import FRESH, Origin
+from search.documents import split_name
 from search.engines.base import Deadline, EngineHit
 from search.highlight import Highlighter, Range
 from search.histogram import Bucket, from_microseconds
@@ -145,7 +146,7 @@ def format_time(at_us: int) -> str:
 
 def find_url(document_id: str) -> str:
     """The address of the page of a document."""
-    kind, pk = document_id.split("-", 1)
+    kind, pk = split_name(document_id)
     before, after = _cut_url(kind, get_script_prefix())
     return f"{before}{pk}{after}"
 

@@ -249,9 +249,7 @@ class Budget:
             # Without Redis there is nobody who could know of a limit.
             with contextlib.suppress(redis.RedisError):
                 # A run that only waits tells nobody of its limits: the book does.
-                used_until = await self._touch_book()
-                answer = await self._call(want=0, used_until=used_until)
-                self._is_limited_by_others = bool(answer["is_limited"])
+                await self._call(want=0, used_until=await self._touch_book())
             self._has_looked = True
 
     def _has_looked_lately(self) -> bool:
