@@ -2,8 +2,8 @@
 
 A Lua script (budget.lua, which tells the rules) hands out send slots in order of time, so that no
 span at the server holds more sends than the limits of the runs at the host allow. Limits are leased
-with a reserve, and a slot that could not be used within TOLERANCE_SECONDS is given up: late sends
-fit into the reserve, even when an event loop was held up.
+with a reserve, and a slot that could not be used within a share of it is given up: late sends fit
+into the reserve, even when an event loop was held up.
 """
 
 from __future__ import annotations
@@ -115,8 +115,8 @@ class _Delays:
     def __init__(self) -> None:
         self._in_a_row = 0
 
-    def is_too_long(self, seconds: float) -> bool:
-        self._in_a_row = 0 if seconds <= TOLERANCE_SECONDS else self._in_a_row + 1
+    def is_too_long(self, seconds: float, *, borne: float) -> bool:
+        self._in_a_row = 0 if seconds <= max(borne, TOLERANCE_SECONDS) else self._in_a_row + 1
         # Where each is late, all are, by about as much: they are as far apart as they were.
         return 0 < self._in_a_row <= MOST_LATE_IN_A_ROW
 
@@ -226,7 +226,8 @@ class Budget:
                 if self._slots:
                     leave_at = self._slots.popleft()
                     await self._sleep_until(leave_at)
-                    if not self._slot_delays.is_too_long(loop.time() - leave_at):
+                    late = loop.time() - leave_at
+                    if not self._slot_delays.is_too_long(late, borne=self.patience_seconds):
                         break
                     self._return_slots(1)
                 elif (parked := await self._lease(PARK_SECONDS)) is not None:
@@ -273,7 +274,9 @@ class Budget:
         answer = await self._call(want=1, used_until=used_until)
         slots = answer.get("slots", ())
         # Counted from the answer, a slot is late by the way back, never early.
-        is_stale = bool(slots) and self._answer_delays.is_too_long(loop.time() - asked_at)
+        is_stale = bool(slots) and self._answer_delays.is_too_long(
+            loop.time() - asked_at, borne=self.patience_seconds
+        )
         if is_stale or learned != self._learned:
             # Or the limit changed meanwhile: these slots are not spaced for it.
             self._return_slots(len(slots))

@@ -264,6 +264,14 @@ async def test_a_slot_that_a_held_up_loop_comes_late_to_is_given_up(origin: str)
     assert peak(times, 1.0) <= 5
 
 
+async def test_a_slot_is_not_given_up_for_a_delay_that_its_slow_rate_bears(origin: str):
+    async with open_budget(origin, per_second=0.01) as budget:
+        waiting = asyncio.create_task(budget.wait_for_slot())
+        await asyncio.sleep(0)
+        time.sleep(0.2)
+        assert await waiting
+
+
 async def test_a_first_limit_waits_until_runs_without_one_have_heard_of_it(origin: str):
     times: list[float] = []
     async with (
