@@ -22,7 +22,7 @@ from ingest.configuration import SourceConfiguration
 from ingest.errors import LeaseLost
 from ingest.fetch.answers import Answer
 from ingest.fetch.backoff import DELAYING_STATUS, read_retry_after
-from ingest.models import ErrorLog, Request, Run, Slice
+from ingest.models import Delivery, ErrorLog, Record, Request, Run, Slice
 from ingest.outcomes import FINAL_STATES, Outcome
 
 T = TypeVar("T")
@@ -130,6 +130,11 @@ def next_due_at(run_id: int) -> datetime | None:
         run_id=run_id, due_at__isnull=False, slice=None
     ).aggregate(at=Min("due_at"))["at"]
     return earliest
+
+
+def refresh_statistics() -> None:
+    """Call it as a run's rows grow, outside a transaction: the books are joined at any time."""
+    bulk.refresh_statistics(Request, Delivery, Record)
 
 
 def _say_nothing() -> Any:

@@ -54,6 +54,8 @@ FLUSH_ANSWERS = 500
 FLUSH_RECORDS = 5_000
 FLUSH_BYTES = 8_000_000
 FLUSH_SECONDS = 0.5
+# The database counts its rows anew after so many answers, and each time that they have doubled.
+STATISTICS_ANSWERS = 5_000
 # Nothing more is sent while answers that weigh this much wait to be written.
 MAX_WAITING_BYTES = 64_000_000
 # Of each record beside its text.
@@ -163,6 +165,8 @@ class _SliceRunner:
         self.has_batch = asyncio.Event()
         self.is_probing = self.watch.is_host_down
         self.in_flight = 0
+        self.written = 0
+        self.measured_at = STATISTICS_ANSWERS / 2
         self.flushing = asyncio.Lock()
         self.reading = asyncio.Lock()
         self.ends_at = time.monotonic() + settings.SLICE_SECONDS
@@ -507,6 +511,10 @@ class _SliceRunner:
                 self._adopt(await self._under_lease(self._flush, batch, self._take_news()))
                 del self.answers[: len(batch)]
                 self.waiting_bytes -= sum(answer.weight_bytes for answer in batch)
+                self.written += len(batch)
+                if self.written >= 2 * self.measured_at:
+                    self.measured_at = self.written
+                    await self._in_database(ledger.refresh_statistics)
 
     def _take_news(self) -> Callable[[], Shared]:
         return partial(self.task.share, self.watch.take_news(), time.time())

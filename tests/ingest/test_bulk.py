@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
 
 from ingest import bulk
 from ingest.models import Delivery, ErrorLog, Record, Request
@@ -120,3 +120,19 @@ def test_a_row_that_breaks_a_rule_is_refused_and_one_that_is_there_already_can_b
             ignore_conflicts=True,
         )
     assert ErrorLog.objects.count() == 2
+
+
+def test_after_a_burst_the_database_knows_how_many_rows_there_are():
+    run = RunFactory()
+    bulk.refresh_statistics(Delivery)
+    request = RequestFactory(run=run)
+    rows = ((request.pk, position, f"k-{position}", "1") for position in range(3_000))
+    names = ("request_id", "position", "record_key", "content_hash")
+    bulk.insert_rows(Delivery, names, rows, shared={"run_id": run.pk})
+    bulk.refresh_statistics(Delivery)
+    of_run = Delivery.objects.filter(run=run).order_by()
+    if connection.vendor == "postgresql":
+        [plan] = json.loads(of_run.explain(format="json"))
+        assert 1_500 < plan["Plan"]["Plan Rows"] < 6_000
+    else:
+        assert "delivery_run_key (run_id=?)" in of_run.explain()

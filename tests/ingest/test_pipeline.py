@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from ingest import runs, services, slices
+from ingest import ledger, runs, services, slices
 from ingest.errors import NothingToSweep, RunActive, RunNotActive
+from ingest.fetch import loop
 from ingest.models import Delivery, ErrorLog, Job, JobState, Record, Request, Run, RunEvent, Source
 from ingest.outcomes import Outcome, RunState
 from ingest.reconcile import reconcile_run
@@ -74,6 +75,18 @@ def test_a_calm_upstream_ends_in_a_complete_run():
     assert (report.unknown, report.missing, report.not_stored) == (0, [], [])
     assert report.verdict["complete"]
     assert Job.objects.get(run=run).state == JobState.FINISHED
+
+
+def test_the_database_is_told_of_a_burst(monkeypatch: pytest.MonkeyPatch):
+    told: list[int] = []
+    monkeypatch.setattr(ledger, "refresh_statistics", lambda: told.append(Delivery.objects.count()))
+    monkeypatch.setattr(loop, "FLUSH_ANSWERS", 10)
+    monkeypatch.setattr(loop, "STATISTICS_ANSWERS", 20)
+    with scripted_upstream(always_good) as upstream:
+        run = drive(start(make_source(upstream.url, stop=100)))
+    assert run.state == RunState.COMPLETE
+    assert 1 <= len(told) <= 3
+    assert 20 <= told[0] <= 60
 
 
 def test_the_same_again_changes_nothing():
