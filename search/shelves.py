@@ -29,7 +29,9 @@ def find_shelf(word: str) -> str:
 
 def shelve(words: Iterable[str]) -> str:
     """`words`, each once and behind its mark, as both engines index them."""
-    return " ".join(find_shelf(word) + word for word in dict.fromkeys(words))
+    return " ".join(
+        [(_SHELF_BEHIND[word[0]] or find_shelf(word)) + word for word in dict.fromkeys(words)]
+    )
 
 
 def _find_script(word: str) -> int:
@@ -46,4 +48,13 @@ def _number_script(letter: str) -> int:
     return zlib.crc32(script.encode()) % _MOST_SCRIPTS
 
 
+class _Shelves(dict[str, str]):
+    """The mark of words that begin with a letter, by that letter; "" for other characters."""
+
+    def __missing__(self, first: str) -> str:
+        mark = self[first] = find_shelf(first) if first.isalpha() else ""
+        return mark
+
+
 _LATIN = _number_script("a")
+_SHELF_BEHIND = _Shelves()

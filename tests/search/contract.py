@@ -422,7 +422,7 @@ class EngineContract:
         self, engine: Engine
     ) -> None:
         far = make_document("beyond 64 bits", pk=7)
-        broken = _replace(far, at_us=2**70)
+        broken = far._replace(at_us=2**70)
         applied = engine.apply(
             upserts=[make_document("before", pk=1), broken, make_document("after", pk=2)],
             deletes=[],
@@ -518,8 +518,3 @@ HOSTILE = [
     " ".join(f"-{chr(0x4E00 + number)}" for number in range(133)),
     '"' + "a " * 199 + '"',
 ]
-
-
-def _replace(document: Document, **changes: Any) -> Document:
-    values = {name: getattr(document, name) for name in Document.__dataclass_fields__}
-    return Document(**(values | changes))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from collections.abc import Callable, Iterable
 from datetime import timedelta
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import connection
+from django.db import DataError, connection, transaction
 from django.utils import timezone
 
 from ingest.models import ErrorLog, Job, Outbox, Record, Source
@@ -109,11 +108,11 @@ def lose(document: Document) -> None:
 
 
 def bend(document: Document) -> Document:
-    return dataclasses.replace(document, body="not what the row says")
+    return document._replace(body="not what the row says")
 
 
 def misplace(document: Document) -> Document:
-    return dataclasses.replace(document, id="record-999999")
+    return document._replace(id="record-999999")
 
 
 @pytest.mark.parametrize("spoil", [lose, bend, misplace])
@@ -152,7 +151,7 @@ def test_one_document_too_many_stops_the_switch(
     def add_a_ghost(self: Any) -> None:
         fill(self)
         (document,) = documents.read_documents("record", [Record.objects.get().pk])
-        self._rebuild.apply(upserts=[dataclasses.replace(document, id="record-999999")])
+        self._rebuild.apply(upserts=[document._replace(id="record-999999")])
 
     monkeypatch.setattr(rebuild._Builder, "fill", add_a_ghost)
     with pytest.raises(RebuildRefused, match=r"holds 1 rows .* index 2 documents"):
@@ -178,15 +177,24 @@ def test_what_the_fresh_index_refuses_is_parked_and_does_not_stop_it(
     assert (row.object_id, row.reason) == (bad.pk, "a number out of range")
 
 
+# JSON that the database takes, and that Python does not read or cannot write.
+UNFIT = [5_000 * "9", '"\\ud800"']
+
+
+@pytest.mark.parametrize("data", UNFIT)
 @pytest.mark.parametrize("is_missing", [False, True])
 def test_a_row_of_which_no_document_can_be_made_is_parked_and_does_not_stop_it(
-    store: Store, drain: Drain, index_dir: Path, is_missing: bool
+    store: Store, drain: Drain, index_dir: Path, is_missing: bool, data: str
 ) -> None:
     rows = [store(f"row {number}") for number in range(5)]
     drain()
-    number = 5_000 * "9"  # more digits than Python reads
+    update = "UPDATE ingest_record SET data = %s WHERE id = %s"
     with connection.cursor() as cursor:
-        cursor.execute("UPDATE ingest_record SET data = %s WHERE id = %s", [number, rows[2].pk])
+        if connection.vendor == "postgresql" and "\\u" in data:
+            with pytest.raises(DataError), transaction.atomic():
+                cursor.execute(update, [data, rows[2].pk])
+            return
+        cursor.execute(update, [data, rows[2].pk])
     if is_missing:
         # The index that answers takes no part, so that the fresh one alone meets the row.
         shutil.rmtree(index_dir)
@@ -194,7 +202,7 @@ def test_a_row_of_which_no_document_can_be_made_is_parked_and_does_not_stop_it(
     assert (report.documents, report.refused, report.compared) == (4, 1, 4)
     parked = Outbox.objects.get()
     assert (parked.object_id, parked.parked_at is None) == (rows[2].pk, False)
-    assert parked.reason.startswith("ValueError: ")
+    assert parked.reason
 
 
 def test_a_sample_does_not_search_the_gaps_between_keys(
