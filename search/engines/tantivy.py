@@ -61,6 +61,8 @@ _SLACK = 30
 _PROBE_HITS = 500
 _FEW_HITS = 500
 _MAX_FACET_VALUES = 10_000
+# Documents that are read one by one rather than counted.
+_READ_PRESENT = 50
 _SCAN_WINDOW = 100_000
 Ranked = np.ndarray[Any, np.dtype[Any]]
 _RANKED = np.dtype([("value", "i8"), ("tie", "i8"), ("segment", "u4"), ("doc", "u4")])
@@ -262,13 +264,22 @@ class TantivyView:
         )
 
     def find_present(self, document_ids: Iterable[str]) -> set[str]:
-        wanted = list(document_ids)
+        with translated():
+            return self._find_present(list(set(document_ids)))
+
+    def _find_present(self, wanted: list[str]) -> set[str]:
+        """Counts, and looks closer where some are absent: an id has one document."""
         if not wanted:
             return set()
-        with translated():
-            query = tantivy.Query.term_set_query(SCHEMA, "id", wanted)
+        query = tantivy.Query.term_set_query(SCHEMA, "id", wanted)
+        if len(wanted) <= _READ_PRESENT:
             result = self._searcher.search(query, len(wanted), count=False)
             return {self._read_shown(address)["id"] for _, address in result.hits}
+        count = self.run(query, 1).count
+        if count in (0, len(wanted)):
+            return set(wanted) if count else set()
+        middle = len(wanted) // 2
+        return self._find_present(wanted[:middle]) | self._find_present(wanted[middle:])
 
     def read_shown(self, document_ids: Iterable[str]) -> dict[str, bytes]:
         wanted = list(document_ids)

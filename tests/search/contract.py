@@ -449,6 +449,12 @@ class EngineContract:
         wanted = [f"record-{pk}" for pk in range(20, 50)] + ["error-1"]
         assert engine.open().find_present(wanted) == {f"record-{pk}" for pk in range(20, 30)}
         assert engine.open().find_present([]) == set()
+        many = [make_document(f"thing {pk}", pk=pk) for pk in range(1000, 1400)]
+        engine.apply(upserts=many, deletes=())
+        engine.apply(upserts=(), deletes=["record-1003", "record-1390"])
+        wanted = [f"record-{pk}" for pk in range(1000, 1400)]
+        absent = set(wanted) - engine.open().find_present([*wanted, *wanted[:7]])
+        assert absent == {"record-1003", "record-1390"}
 
     def test_a_rebuild_answers_only_after_it_is_published(self, engine: Engine) -> None:
         fill(engine, [make_document("old", pk=1)])
