@@ -129,12 +129,12 @@ def _find_served_queues() -> set[str]:
 
 
 def wait_for(what: str, look: Callable[[], bool], *, seconds: float = READY_SECONDS) -> None:
-    """Looks often: what waits here is being timed."""
+    """Looks often, for what waits here is being timed; not so often that it slows that down."""
     deadline = time.monotonic() + seconds
     while not look():
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what}: not within {seconds:.0f} s")
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 def make_user() -> Any:
