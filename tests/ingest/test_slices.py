@@ -233,8 +233,9 @@ def test_a_short_run_is_not_kept_waiting_for_a_long_one(monkeypatch: Any):
         )
         with workers(1, long_run.pk):
             wait_until(lambda: sent(upstream) > 5)
+            held = Slice.objects.filter(run=long_run).values_list("pk", flat=True)[0]
             short_run = start(other)
-            wait_until(lambda: not Slice.objects.filter(run=long_run).exists(), seconds=5)
+            wait_until(lambda: not Slice.objects.filter(pk=held).exists(), seconds=5)
             # A worker that asks for a second slice of the long run would be told to wait.
             assert runs.is_anybody_waiting(but=long_run.pk)
             runs.cancel_run(short_run.pk, by="the test")
