@@ -189,8 +189,10 @@ class _Sqlite:
         return "SELECT value FROM json_each(?)", orjson.dumps(list(pks)).decode()
 
     def write_time(self, moment: datetime) -> str:
-        # As Django writes it, at a tenth of the price.
-        return str(moment.astimezone(UTC).replace(tzinfo=None))
+        # As Django writes it, at a twentieth of the price.
+        if moment.tzinfo is not UTC:
+            moment = moment.astimezone(UTC)
+        return moment.isoformat(" ")[: -len("+00:00")]
 
     def execute(self, statement: str, values: list[Any]) -> None:
         # Not by Django's cursor, which looks for %s in a statement as long as this each time.

@@ -205,6 +205,13 @@ class Budget:
             reserves.append(TOLERANCE_SECONDS * max(1.0, 1 / slowest))
         return min(reserves)
 
+    def take_at_once(self) -> bool:
+        """Whether a send may leave now, there being no limit, as far as was heard lately."""
+        if self.is_closed or not self._is_free() or not self._has_looked_lately():
+            return False
+        self._news.sent += 1
+        return True
+
     async def wait_for_slot(self, *, is_under_way: bool = False) -> bool:
         """Returns when the next send may leave; False when the slice ends first.
 
@@ -246,7 +253,7 @@ class Budget:
             # The others go on meanwhile with what is known; before the first answer nothing is.
             if self._has_looked_lately():
                 return
-            self._looked_at = asyncio.get_running_loop().time()
+            self._looked_at = time.monotonic()
             # Without Redis there is nobody who could know of a limit.
             with contextlib.suppress(redis.RedisError):
                 # A run that only waits tells nobody of its limits: the book does.
@@ -254,8 +261,7 @@ class Budget:
             self._has_looked = True
 
     def _has_looked_lately(self) -> bool:
-        age = asyncio.get_running_loop().time() - self._looked_at
-        return self._has_looked and age < LOOK_SECONDS
+        return self._has_looked and time.monotonic() - self._looked_at < LOOK_SECONDS
 
     async def _sleep_until(self, moment: float) -> None:
         loop = asyncio.get_running_loop()

@@ -330,7 +330,7 @@ class _SliceRunner:
             # Counted before the wait for a slot, so that the slice does not end under it.
             self.in_flight += 1
             try:
-                if await self._wait_for_leave():
+                if self._may_leave_at_once() or await self._wait_for_leave():
                     await self._send_row(row)
             except _SendGivenUp:
                 pass  # the source is shut, or the time is over: the row stays as it was
@@ -360,6 +360,15 @@ class _SliceRunner:
         self.waiting_bytes += answer.weight_bytes
         if self._has_full_batch():
             self.has_batch.set()
+
+    def _may_leave_at_once(self) -> bool:
+        """What `_wait_for_leave` would say, where it need not wait: mostly, without limits."""
+        return (
+            self.pace.held_until <= time.time()
+            and self.waiting_bytes < MAX_WAITING_BYTES
+            and time.monotonic() < self.lease_ends_at
+            and self.budget.take_at_once()
+        )
 
     async def _wait_for_leave(self) -> bool:
         """Returns when the next send may leave; False when the slice ends first.

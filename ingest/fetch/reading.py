@@ -7,7 +7,6 @@ of a record (sorted keys, no spaces) is what is hashed: two spellings of one rec
 from __future__ import annotations
 
 import codecs
-import contextlib
 import hashlib
 import json
 import math
@@ -196,7 +195,7 @@ class RecordReader:
                 f"record {position} has {_type_name(value)} at records.key {self.key_path!r}",
                 index=position,
             )
-        key = value if isinstance(value, str) else json.dumps(value)
+        key = value if isinstance(value, str) else _write_number(value)
         if len(key.encode()) > MAX_KEY_BYTES:
             raise Malformed(
                 "key",
@@ -401,9 +400,15 @@ def _text_of(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, list):
-        with contextlib.suppress(TypeError):  # not texts alone
+        try:
             return " ".join(value)[:MAX_TEXT]
+        except TypeError:
+            pass  # not texts alone
     return " ".join(_leaves(value))[:MAX_TEXT]
+
+
+def _write_number(value: Any) -> str:
+    return str(value) if type(value) is int else json.dumps(value)
 
 
 def _number(value: Any) -> float | None:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -217,8 +217,7 @@ class _Clock:
         return (time.perf_counter() - self._began) * 1000
 
 
-@dataclass(frozen=True, slots=True)
-class _Hop:
+class _Hop(NamedTuple):
     """One request of a send. A hop that answers with a redirect gives the next one."""
 
     method: str
@@ -323,7 +322,8 @@ class Transport:
         when the connection stands, before anything is sent on it. Their time is not that of the
         send."""
         clock = _Clock(self._timeout_seconds, before_hop, after_connect)
-        _clock.set(clock if self._is_paced else None)
+        if self._is_paced:
+            _clock.set(clock)
         try:
             async with clock.timeout:
                 reply = await self._exchange(request, clock)
@@ -334,12 +334,11 @@ class Transport:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             failure, reason = name_failure(error)
             reply = Reply(failure=failure, reason=reason)
-        return reply._replace(latency_ms=clock.read_ms())
+        return reply if reply.latency_ms else reply._replace(latency_ms=clock.read_ms())
 
     async def _exchange(self, request: PreparedRequest, clock: _Clock) -> Reply:
         # Encoded: yarl would turn %3B and its like in a key back into what they must not be.
-        hop = _Hop(request.method, URL(request.url, encoded=True), request.headers)
-        home = hop.target.origin()
+        hop = first = _Hop(request.method, URL(request.url, encoded=True), request.headers)
         answer = await self._visit(hop, clock)
         redirects = 0
         while isinstance(answer, _Redirected):
@@ -352,7 +351,7 @@ class Transport:
                 reason = "redirected to what is not a valid http or https address"
                 return Reply(status=answer.status, failure="redirect", reason=reason)
             method, headers = hop.method, hop.headers
-            if target.origin() == home:
+            if target.origin() == first.target.origin():
                 await clock.pause()
             else:
                 # The source's headers may be secrets: they are for its own origin alone.
@@ -401,7 +400,7 @@ class Transport:
         ) as response:
             if response.status in _REDIRECTS and "Location" in response.headers:
                 return _Redirected(response.status, response.headers["Location"])
-            return await self._read(response)
+            return await self._read(response, clock)
 
     async def _ask_through(
         self, ways: dict[str, _Way], hop: _Hop, clock: _Clock
@@ -455,7 +454,7 @@ class Transport:
         for address in addresses:
             self._guard.check(address, port, host=host)
 
-    async def _read(self, response: aiohttp.ClientResponse) -> Reply:
+    async def _read(self, response: aiohttp.ClientResponse, clock: _Clock) -> Reply:
         headers = response.headers
         content_type = headers.get("Content-Type", "")
         coding = headers.get("Content-Encoding")
@@ -479,6 +478,7 @@ class Transport:
             coding_fault=body.fault,
             failure="broken_off" if broken else "",
             reason=broken,
+            latency_ms=clock.read_ms(),
         )
 
     async def _read_body(self, response: aiohttp.ClientResponse, body: BodyDecoder) -> None:
@@ -487,6 +487,8 @@ class Transport:
             body.feed(chunk)
             if body.is_full or body.fault:
                 response.close()
+                return
+            if content.at_eof() and content.exception() is None:
                 return
 
 
