@@ -12,6 +12,7 @@ import sys
 import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import islice
 from typing import NamedTuple
 
 MAX_WORD_CHARS = 64
@@ -98,13 +99,22 @@ def to_nfc(text: str) -> str:
 
 
 def tokenize(text: str) -> Iterator[Token]:
-    """The words of `text`, which must be NFC, in order."""
-    pattern = _ASCII_WORD if text.isascii() else _ANY_WORD
-    for match in pattern.finditer(text.replace("_", " ")):
-        for raw, start in _split(match.group(), match.start()):
-            word = fold(raw)
+    """The words of `text`, which must be NFC, in order; as many at a time as are wanted soon."""
+    matches = _choose_pattern(text).finditer(text.replace("_", " "))
+    size = 32
+    while some := list(islice(matches, size)):
+        raws = [(match.group(), match.start()) for match in some]
+        if any(_DIVISIBLE.search(raw) for raw, _ in raws):
+            raws = [piece for raw, start in raws for piece in _split(raw, start)]
+        folded = _fold_all(_BETWEEN.join([raw for raw, _ in raws])).split(_BETWEEN)
+        for word, (raw, start) in zip(folded, raws, strict=True):
             if word:
-                yield Token(word, start, start + len(raw))
+                yield Token(word[:MAX_WORD_CHARS], start, start + len(raw))
+        size = 256
+
+
+def _choose_pattern(text: str) -> re.Pattern[str]:
+    return _ASCII_WORD if text.isascii() else _ANY_WORD
 
 
 def fold_words(text: str) -> list[str]:
@@ -112,7 +122,7 @@ def fold_words(text: str) -> list[str]:
     if text.isascii() and not _ASCII_JOINT.search(text):
         return _cut(_ASCII_RUN.findall(text.lower()))
     text = to_nfc(text).replace("_", " ")
-    words: list[str] = (_ASCII_WORD if text.isascii() else _ANY_WORD).findall(text)
+    words: list[str] = _choose_pattern(text).findall(text)
     if _DIVISIBLE.search(text):
         pieces: list[str] = []
         for word in words:
