@@ -7,7 +7,7 @@ import os
 from typing import Any, cast
 
 import redis
-from django.core.cache.backends.redis import RedisCache
+from django.core.cache.backends.redis import RedisCache, RedisCacheClient
 from django.utils.functional import cached_property
 
 logger = logging.getLogger(__name__)
@@ -16,12 +16,30 @@ _DOWN = (redis.ConnectionError, redis.TimeoutError)
 _clients: dict[tuple[Any, ...], Any] = {}
 
 
+class KeptRedisClient(RedisCacheClient):
+    """Makes one client for its connections instead of one for each call (0.1 ms)."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._made: dict[int, Any] = {}
+
+    def get_client(self, key: Any = None, *, write: bool = False) -> Any:
+        pool = self._get_connection_pool(write)  # type: ignore[attr-defined]
+        if id(pool) not in self._made:
+            self._made[id(pool)] = self._client(connection_pool=pool)  # type: ignore[attr-defined]
+        return self._made[id(pool)]
+
+
 class PatientRedisCache(RedisCache):
     """A Redis cache that is empty while Redis is down, instead of an exception.
 
     Sessions then come from the database, throttles and lockouts let everybody pass, and
     /health/ready says what is wrong.
     """
+
+    def __init__(self, server: Any, params: dict[str, Any]) -> None:
+        super().__init__(server, params)
+        self._class = KeptRedisClient
 
     @cached_property
     def _cache(self) -> Any:
