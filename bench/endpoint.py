@@ -47,8 +47,10 @@ def measure(options: Options) -> list[Row]:
         rebuild.publish()
     user: Any = own_portal.make_user()
     token = str(RefreshToken.for_user(user).access_token)
-    # As a portal in use has it: answers are kept from the first change of the index on.
+    # As a portal in use has it: answers are kept from the first change of the index on, and who may
+    # see what from the first source on.
     renew_token(Token.INDEX)
+    renew_token(Token.SOURCES)
     rows: list[Row] = []
     with own_portal.run_programs("redis", "web"):
         own_portal.wait_for("the web process", _is_up)
