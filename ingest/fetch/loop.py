@@ -25,9 +25,10 @@ from django.conf import settings
 from django.db import connections, transaction
 from django.utils import timezone
 from redis.exceptions import RedisError
+from yarl import URL
 
 from ingest import ledger, stopping
-from ingest.configuration import SourceConfiguration
+from ingest.configuration import SourceConfiguration, origin_of
 from ingest.errors import LeaseLost
 from ingest.fetch.answers import Answer, Reply, Verdict
 from ingest.fetch.backoff import DELAYING_STATUS, jittered_wait, read_retry_after
@@ -65,6 +66,8 @@ LARGE_BODY_BYTES = 200_000
 # Beyond it the wait is `cap_seconds` anyway, and the column ends at 32,767.
 MAX_BACKOFF_STEP = 60
 IDLE_SECONDS = 0.05
+# Redirects to still more hosts take their slots from the run's own budget.
+MAX_FURTHER_HOSTS = 20
 # After each statement the ledger's thread waits this long for a loop that has much to do.
 SWITCH_SECONDS = 0.001
 # How often the lease is renewed, and the slices of a run hear of each other, without a flush.
@@ -132,18 +135,18 @@ class _SendGivenUp(Exception):
 
 
 class _Leave:
-    """When a send was free to leave."""
+    """When a send was free to leave, by which budget."""
 
     def __init__(self, budget: Budget) -> None:
-        self._budget = budget
-        self.renew()
+        self.renew(budget)
 
-    def renew(self) -> None:
+    def renew(self, budget: Budget) -> None:
+        self.budget = budget
         self._at = time.monotonic()
 
     @property
     def is_late(self) -> bool:
-        return time.monotonic() - self._at > self._budget.patience_seconds
+        return time.monotonic() - self._at > self.budget.patience_seconds
 
 
 class _SliceRunner:
@@ -176,15 +179,37 @@ class _SliceRunner:
             rate=signs.rate,
             held_until=signs.held_until,
         )
-        origin = name_origin(task.configuration.request.origin)
-        self.budget = Budget(
+        self.origin = name_origin(task.configuration.request.origin)
+        self.budget = self._open_budget(self.origin, self.pace)
+        # Of the hosts that redirects lead to.
+        self.further_budgets: dict[str, Budget] = {}
+
+    def _open_budget(self, origin: str, pace: Pace | None = None) -> Budget:
+        return Budget(
             redis_url=settings.REDIS_BUDGET_URL,
             origin=origin,
-            member=name_member(task.held.run_id),
-            limits=limits,
+            member=name_member(self.task.held.run_id),
+            limits=self.task.configuration.limits,
             book=HostBook(origin, self._in_database),
-            pace=self.pace,
+            pace=pace,
         )
+
+    def _choose_budget(self, target: URL) -> Budget:
+        """That of the host that a redirect leads to: what it counts is what it gets."""
+        origin = name_origin(origin_of(str(target)))
+        known = self.further_budgets.get(origin)
+        if known is not None:
+            return known
+        if origin == self.origin or len(self.further_budgets) >= MAX_FURTHER_HOSTS:
+            return self.budget
+        opened = self.further_budgets[origin] = self._open_budget(origin)
+        if self.budget.is_shut:
+            opened.shut()
+        return opened
+
+    def _shut_budgets(self) -> None:
+        for each in (self.budget, *self.further_budgets.values()):
+            each.shut()
 
     async def run(self) -> SliceResult:
         part = self.task.configuration.request
@@ -209,7 +234,8 @@ class _SliceRunner:
                 for each in (*workers, flusher, heart):
                     each.cancel()
                 await asyncio.gather(*workers, flusher, heart, return_exceptions=True)
-                await self.budget.close()
+                for budget in (self.budget, *self.further_budgets.values()):
+                    await budget.close()
         self.result.parked = self.budget.parked or self._park_while_held()
         return self.result
 
@@ -257,7 +283,7 @@ class _SliceRunner:
         ended_at = time.monotonic()
         while self.in_flight and time.monotonic() - ended_at < self._patience_seconds():
             if timezone.now() >= self.task.deadline_at or stopping.is_asked_to_stop():
-                self.budget.shut()
+                self._shut_budgets()
             await asyncio.sleep(IDLE_SECONDS)
         await self._flush_rest()
 
@@ -389,16 +415,23 @@ class _SliceRunner:
                 await asyncio.sleep(IDLE_SECONDS)
         return False
 
-    async def _wait_for_hop(self, leave: _Leave) -> None:
-        is_free = await self.budget.wait_for_slot(is_under_way=True)
+    async def _wait_for_hop(self, leave: _Leave, target: URL) -> None:
+        await self._wait_under_way(leave, self._choose_budget(target))
+
+    async def _wait_under_way(self, leave: _Leave, budget: Budget) -> None:
+        is_free = await budget.wait_for_slot(is_under_way=True)
+        if budget.parked and not self.budget.parked:
+            # The quota of the host that a redirect leads to is used up: no row gets any further.
+            self.budget.parked = budget.parked
+            self.budget.is_closed = True
         if not is_free or time.monotonic() >= self.lease_ends_at:
             raise _SendGivenUp
-        leave.renew()
+        leave.renew(budget)
 
     async def _wait_if_late(self, leave: _Leave) -> None:
         """Opening a connection takes several round trips; by then the slot may be too old."""
         if leave.is_late:
-            await self._wait_for_hop(leave)
+            await self._wait_under_way(leave, leave.budget)
 
     async def _classify(self, reply: Reply) -> Verdict:
         if len(reply.body) < LARGE_BODY_BYTES:
@@ -445,7 +478,7 @@ class _SliceRunner:
     def _stop_where_shut(self) -> None:
         self.is_probing = self.is_probing and self.watch.is_host_down
         if self.watch.block_reason or (self.watch.is_host_down and not self.is_probing):
-            self.budget.shut()
+            self._shut_budgets()
 
     def _answer(self, row: Claim, reply: Reply, verdict: Verdict) -> Answer:
         now = timezone.now()

@@ -52,6 +52,9 @@ _wants_new: ContextVar[bool] = ContextVar("wants_new", default=False)
 _clock: ContextVar[_Clock | None] = ContextVar("clock", default=None)
 
 
+BeforeHop = Callable[[URL], Awaitable[None]]
+
+
 class ProxyFailed(aiohttp.ClientError):
     """No connection came about through the proxy. `is_certain`: it is the proxy's own fault, not
     perhaps that of the target behind it."""
@@ -188,7 +191,7 @@ class _Clock:
     def __init__(
         self,
         timeout_seconds: float,
-        before_hop: Callable[[], Awaitable[None]] | None,
+        before_hop: BeforeHop | None,
         after_connect: Callable[[], Awaitable[None]] | None,
     ) -> None:
         self.timeout = asyncio.timeout(timeout_seconds)
@@ -196,8 +199,9 @@ class _Clock:
         self._after_connect = after_connect
         self._began = time.perf_counter()
 
-    async def pause(self) -> None:
-        await self._pause_for(self._before_hop)
+    async def pause(self, target: URL) -> None:
+        if self._before_hop is not None:
+            await self._pause_for(functools.partial(self._before_hop, target))
 
     async def pause_connected(self) -> None:
         await self._pause_for(self._after_connect)
@@ -314,13 +318,12 @@ class Transport:
         self,
         request: PreparedRequest,
         *,
-        before_hop: Callable[[], Awaitable[None]] | None = None,
+        before_hop: BeforeHop | None = None,
         after_connect: Callable[[], Awaitable[None]] | None = None,
     ) -> Reply:
-        """`before_hop` is awaited before a redirect to the same origin is followed: it is a send
-        of its own to the server that counts. `after_connect` is awaited by a paced transport
-        when the connection stands, before anything is sent on it. Their time is not that of the
-        send."""
+        """`before_hop` is awaited before a redirect is followed, with its target: that is a send of
+        its own to the server that counts. `after_connect` is awaited by a paced transport when the
+        connection stands, before anything is sent on it. Their time is not that of the send."""
         clock = _Clock(self._timeout_seconds, before_hop, after_connect)
         if self._is_paced:
             _clock.set(clock)
@@ -351,9 +354,7 @@ class Transport:
                 reason = "redirected to what is not a valid http or https address"
                 return Reply(status=answer.status, failure="redirect", reason=reason)
             method, headers = hop.method, hop.headers
-            if target.origin() == first.target.origin():
-                await clock.pause()
-            else:
+            if target.origin() != first.target.origin():
                 # The source's headers may be secrets: they are for its own origin alone.
                 headers = {}
                 if self._redact(str(target)) != str(target):
@@ -364,6 +365,7 @@ class Transport:
             ):
                 method = "GET"
             hop = _Hop(method, target, headers)
+            await clock.pause(target)
             answer = await self._visit(hop, clock)
         return answer
 
@@ -382,7 +384,7 @@ class Transport:
             if idle is None or idle < STALE_AFTER_SECONDS or hop.method not in _REPEATABLE:
                 raise
         # It counts with the server, should the request have reached it after all.
-        await clock.pause()
+        await clock.pause(hop.target)
         _wants_new.set(True)
         try:
             return await self._ask_once(hop, way, clock)
@@ -432,7 +434,7 @@ class Transport:
                 faults[label] = ProxyFailed("answers with 407", is_certain=True)
                 self._rotation.note_failure(label, "answers with 407", since=since)
                 # Should the target have said so after all, the next try is a send of its own.
-                await clock.pause()
+                await clock.pause(hop.target)
                 continue
             self._rotation.note_success(label)
             for other, doubt in faults.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import random
 import threading
 import time
 from collections import Counter
@@ -308,6 +309,31 @@ def test_a_redirect_on_the_same_host_counts_in_its_budget():
     assert run.state == RunState.COMPLETE
     assert len(times) == 20
     assert max(sum(1 for each in times if at <= each < at + 1) for at in times) <= 11
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("is_own_limit", [True, False])
+def test_a_redirect_to_another_host_counts_in_the_budget_there(is_own_limit: bool):
+    times: list[float] = []
+
+    async def answer_there(request: web.Request) -> web.Response:
+        times.append(time.monotonic())
+        return web.json_response({"id": int(request.path.strip("/"))})
+
+    async def answer_here(request: web.Request) -> web.Response:
+        await asyncio.sleep(0.3 * random.random())
+        return web.Response(status=307, headers={"Location": there.url + request.path})
+
+    with scripted_upstream(answer_there) as there, scripted_upstream(answer_here) as here:
+        limits = {"per_second": 8}
+        other = make_source(there.url, slug="other", stop=1, limits=limits)
+        if not is_own_limit:
+            runs.create_run(other, user=other.owner)  # no worker is at it, and it limits its host
+        own = {"per_second": 8 if is_own_limit else None, "concurrency": 8}
+        run = drive(start(make_source(here.url, stop=25, limits=own)))
+    assert run.state == RunState.COMPLETE
+    assert len(times) == 25
+    assert max(sum(1 for each in times if at <= each < at + 1) for at in times) <= 8
 
 
 # ---- configurations
