@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -36,6 +37,7 @@ DOCUMENT_VERSION = 1
 READ_ROWS = 500
 # Python reads no number of more digits, and not many more levels.
 MAX_PLAIN_CHARS, MAX_PLAIN_LEVELS = 4_300, 500
+_PERHAPS_INFINITE = re.compile(r"[0-9][eE]\+?[0-9]{3}|[0-9]{200}")
 
 
 class Document(NamedTuple):
@@ -138,10 +140,12 @@ def _read_records(pks: list[int]) -> Iterator[Document]:
 def _take_over(text: str) -> Any:
     """The JSON of a row as it goes into a document: unread, where nothing about it can be wrong.
 
-    What Python does not read (5,000 digits, a thousand levels) or cannot write as UTF-8 (a lone
-    surrogate, which is an escape) must be found out now, not by those who search.
+    What Python does not read (5,000 digits, a thousand levels), or cannot write again (a lone
+    surrogate, which is an escape; 1e400, which is infinite), must be found out now, not by those
+    who search.
     """
-    is_plain = len(text) <= MAX_PLAIN_CHARS and "\\u" not in text
+    is_short = len(text) <= MAX_PLAIN_CHARS
+    is_plain = is_short and "\\u" not in text and not _PERHAPS_INFINITE.search(text)
     if is_plain and text.count("[") + text.count("{") <= MAX_PLAIN_LEVELS:
         return orjson.Fragment(text)
     return json.loads(text)

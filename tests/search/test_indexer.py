@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from itertools import accumulate
@@ -21,6 +22,7 @@ from search.engines.base import Applied
 from search.engines.tantivy import TantivyEngine
 from search.errors import SearchUnavailable
 from search.lock import hold_drainer_lock
+from search.query import read_query
 from tests.search.storm import make_record
 
 pytestmark = pytest.mark.django_db
@@ -36,8 +38,6 @@ def indexed() -> set[str]:
 
 
 def found(q: str, staff: Any) -> list[str]:
-    from search.query import read_query
-
     answer = services.search(read_query({"q": [q], "size": ["100"]}), user=staff)
     return [hit.title for hit in answer.results]
 
@@ -151,6 +151,21 @@ def test_what_cannot_be_put_into_json_or_words_is_still_indexed(
 
 
 # --- the drainer ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "number", ["1e400", 400 * "1" + ".0", 150 * "1" + "e260", "12345678901234567890"]
+)
+def test_a_number_that_is_too_large_can_still_be_answered_as_json(
+    store: Store, drain: Drain, staff: Any, number: str
+) -> None:
+    record = store("large")
+    with connection.cursor() as cursor:
+        update = "UPDATE ingest_record SET data = %s WHERE id = %s"
+        cursor.execute(update, [f'{{"n": {number}}}', record.pk])
+    drain()
+    [hit] = services.search(read_query({"q": ["large"]}), user=staff).results
+    json.dumps(hit.as_dict(), allow_nan=False)
 
 
 def test_a_change_during_indexing_keeps_its_place(
