@@ -45,7 +45,7 @@ class Site:
         for name in (*self.stack.programs, *FETCHERS):
             process = self.stack.processes.get(name)
             if process is not None and process.poll() is None:
-                self.signal_group(name, signal.SIGCONT)
+                self.resume(name)
             elif name in FETCHERS:
                 self.start_fetcher(name)
             else:
@@ -160,9 +160,13 @@ class Site:
     def describe(self) -> str:
         """For whoever has to find out why a test failed."""
         logs = [f"--- {name}\n{self.stack.read_log(name)}" for name in self.stack.processes]
-        runs = self.database.read("SELECT id, state FROM ingest_run ORDER BY id DESC LIMIT 3")
+        runs = self.database.read(
+            "SELECT id, state, why_ended, planned_total, delivered_count, failed_count, signs"
+            " FROM ingest_run ORDER BY id DESC LIMIT 3"
+        )
+        sends = {name: each.sends for name, each in self.upstream.services.items()}
         held = self.database.read("SELECT run_id, worker, expires_at FROM ingest_slice")
-        return "\n".join([f"runs {runs}, slices {held}", *logs])
+        return "\n".join([f"runs {runs}, slices {held}, sends {sends}", *logs])
 
     def find_fetcher(self, run: int) -> str | None:
         """The worker whose child holds a lease on the run."""
@@ -204,8 +208,26 @@ class Site:
         # A signal is not a death yet: the next look at them must not find them at work.
         wait_for("the end of the killed", lambda: all(map(is_dead, children)))
 
+    def pause(self, name: str) -> None:
+        """SIGSTOP; a thread that waits for the disk still goes on for a moment."""
+        group = [psutil.Process(self.stack.processes[name].pid), *self.stack.children_of(name)]
+        self.signal_group(name, signal.SIGSTOP)
+        wait_for(f"{name} to stand still", lambda: all(map(is_still, group)))
+
+    def resume(self, name: str) -> None:
+        self.signal_group(name, signal.SIGCONT)
+
     def signal_group(self, name: str, number: signal.Signals) -> None:
         os.killpg(self.stack.processes[name].pid, number)
+
+
+def is_still(process: psutil.Process) -> bool:
+    """Whether each thread of the process is stopped; also where there is none any more."""
+    try:
+        stats = [each.read_text() for each in Path(f"/proc/{process.pid}/task").glob("*/stat")]
+    except (FileNotFoundError, ProcessLookupError):
+        return is_dead(process)
+    return all(stat.rpartition(")")[2].split()[0] in "TtZX" for stat in stats)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sqlite3
 from contextlib import closing
 
@@ -39,14 +38,14 @@ def test_a_worker_that_was_paused_past_its_lease_neither_writes_nor_sends_when_i
     run = site.start_run(service, limits={"concurrency": CONCURRENCY})
     site.wait_for_sends(service, 300)
     paused = site.wait_for_slice(run)
-    site.signal_group(paused, signal.SIGSTOP)
+    site.pause(paused)
     while holds_write_lock(site.database):  # let it leave its transaction
-        site.signal_group(paused, signal.SIGCONT)
-        site.signal_group(paused, signal.SIGSTOP)
+        site.resume(paused)
+        site.pause(paused)
     unwritten = count_unwritten(site.database, run, service)
     site.wait_for_sends(service, service.sends + 300)
     assert site.find_fetcher(run) not in (None, paused)
-    site.signal_group(paused, signal.SIGCONT)
+    site.resume(paused)
     site.wait_for_end(run)
     # What had left the program when it was stopped, but not the event loop's buffers.
     site.check_books(run, service, unwritten=unwritten, resent_at_most=CONCURRENCY)
