@@ -90,11 +90,12 @@ class Launcher:
 def find_launchers() -> list[Launcher]:
     """Those through which this process was started, nearest first."""
     launchers = []
+    pid = os.getppid()
     with contextlib.suppress(psutil.Error):
-        for process in psutil.Process().parents():
-            if process.name() not in LAUNCHERS:
-                break
-            launchers.append(Launcher(process, bool(_catches_interrupts(process.pid))))
+        # Not by psutil's `parents`, which compares times of birth: they move with the clock.
+        while pid > 1 and (process := psutil.Process(pid)).name() in LAUNCHERS:
+            launchers.append(Launcher(process, bool(_catches_interrupts(pid))))
+            pid = process.ppid()
     return launchers
 
 
