@@ -42,6 +42,9 @@ class Terminal:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                # A terminal's processes heed Ctrl-C. Tests that run in the background of a script
+                # were told to ignore it, and so would make and all that is below it.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
 
     @property
