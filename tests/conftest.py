@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
 from tests.plugin import DATA_DIR
 
@@ -31,3 +32,11 @@ def redis_server() -> Iterator[str]:
     yield f"unix://{socket}"
     process.terminate()
     process.wait(timeout=10)
+
+
+@pytest.fixture(autouse=True)
+def _forgotten_hosts(redis_server: str) -> None:
+    """Redis forgets what earlier tests did: a later upstream may be given the port of one that was
+    limited, and would be spared as that one was."""
+    with redis.Redis.from_url(redis_server) as client:
+        client.flushall()
