@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections import Counter
@@ -23,6 +24,7 @@ from ingest.selectors import count_outcomes
 from tests.ingest.test_pipeline import good, make_source, start
 from tests.ingest.upstream import ScriptedUpstream, scripted_upstream
 
+logger = logging.getLogger(__name__)
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
@@ -52,7 +54,11 @@ def workers(count: int, *run_ids: int) -> Iterator[list[BaseException]]:
         is_over.set()
         for each in threads:
             each.join(40)
-    assert not failures
+        for run in Run.objects.filter(pk__in=run_ids):
+            seen = (run.state, run.why_ended, count_outcomes(run), run.signs)
+            logger.warning("Run %d: %s", run.pk, seen)
+        # Also where the caller failed: a worker's error is why.
+        assert not failures, failures
 
 
 def wait_until(is_so: Callable[[], bool], *, seconds: float = 30.0) -> float:
