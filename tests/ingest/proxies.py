@@ -33,7 +33,7 @@ class Proxy:
             ):
                 await self._serve_one(reader, writer)
         finally:
-            writer.close()
+            _close(writer)
 
     async def _serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
@@ -65,7 +65,7 @@ class Proxy:
         try:
             await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
         finally:
-            far_writer.close()
+            _close(far_writer)
 
     def _find_refusal(self, fields: dict[str, str]) -> int | None:
         expected = "Basic " + base64.b64encode(self.credentials.encode()).decode()
@@ -80,6 +80,12 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             writer.write(data)
             await writer.drain()
     with contextlib.suppress(OSError, RuntimeError):
+        _close(writer)
+
+
+def _close(writer: asyncio.StreamWriter) -> None:
+    # A second close of a TLS connection makes asyncio forget what to abort.
+    if not writer.is_closing():
         writer.close()
 
 
