@@ -11,6 +11,8 @@ UV := $(shell command -v uv 2>/dev/null || echo $(TOOLS)/bin/uv)
 RUN := $(UV) run --no-sync
 # Outside PATH, so that recipes and what they start find the same uv.
 export PATH := $(CURDIR)/$(TOOLS)/bin:$(PATH)
+# Tests with processes share few cores: a wait that ran out is tried once more, and named (0087).
+PYTEST := $(RUN) python -m pytest --reruns 1 --only-rerun Timeout
 # Somebody else's activated environment is not ours.
 unexport VIRTUAL_ENV
 
@@ -49,11 +51,11 @@ lint:
 	$(RUN) bash .ci/check-deploy
 
 unit:
-	$(RUN) python -m pytest -n 2 -m "not live and not browser and not faults"
+	$(PYTEST) -n 2 -m "not live and not browser and not faults"
 
 test: check ## Everything, with real services
-	$(RUN) python -m pytest -n 2 --dist loadfile -m "(live or browser or faults) and not alone"
-	$(RUN) python -m pytest -m alone
+	$(PYTEST) -n 2 --dist loadfile -m "(live or browser or faults) and not alone"
+	$(PYTEST) -m alone
 
 bench: setup ## Speed beside peers, into bench/results.md (LONG=1 adds what takes many minutes)
 	@$(UV) sync --locked --inexact --quiet --group bench

@@ -48,7 +48,7 @@ def drive(run: Run, *, seconds: float = 30.0) -> Run:
             return run
         if not step.is_due:
             time.sleep(0.02)
-    raise AssertionError(f"run {run.pk} is still {run.state} after {seconds} s")
+    raise TimeoutError(f"run {run.pk} is still {run.state} after {seconds} s")
 
 
 def start(source: Source) -> Run:

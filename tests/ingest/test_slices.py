@@ -64,7 +64,8 @@ def workers(count: int, *run_ids: int) -> Iterator[list[BaseException]]:
 def wait_until(is_so: Callable[[], bool], *, seconds: float = 30.0) -> float:
     began = time.monotonic()
     while not is_so():
-        assert time.monotonic() - began < seconds
+        if time.monotonic() - began > seconds:
+            raise TimeoutError(f"not within {seconds:.0f} s")
         time.sleep(0.02)
     return time.monotonic() - began
 

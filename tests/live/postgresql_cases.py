@@ -77,7 +77,8 @@ def wait_for_waiters(count: int) -> None:
     """Until that many sessions of this database wait for a lock."""
     deadline = time.monotonic() + 10
     while count_waiters() < count:
-        assert time.monotonic() < deadline, f"fewer than {count} sessions wait"
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"fewer than {count} sessions wait")
         time.sleep(0.02)
 
 
@@ -566,4 +567,4 @@ def work_through(run: Run) -> Run:
         finally:
             connection.close()
         time.sleep(0.05)
-    raise AssertionError(f"run {run.pk} is not finished; {Request.objects.count()}")
+    raise TimeoutError(f"run {run.pk} is not finished; {Request.objects.count()}")

@@ -57,7 +57,8 @@ def wait_for(what: str, look: Callable[[], Found | None], *, timeout_seconds: fl
         found = look()
         if found:
             return found
-        assert time.monotonic() < deadline, f"{what}: not within {timeout_seconds:.0f} s"
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {timeout_seconds:.0f} s")
         time.sleep(0.1)
 
 
@@ -167,9 +168,9 @@ class Stack:
             self.start(name)
         try:
             wait_for("the portal to be ready", self.is_ready, timeout_seconds=60)
-        except AssertionError as error:
+        except TimeoutError as error:
             logs = "\n".join(f"--- {name}\n{self.read_log(name)}" for name in self.programs)
-            raise AssertionError(f"{error}\n{logs}") from None
+            raise TimeoutError(f"{error}\n{logs}") from None
         answer = self.api("POST", "/api/token/", {"email": EMAIL, "password": password})
         self.token = answer.body["access"]
 
