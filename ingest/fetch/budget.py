@@ -128,7 +128,7 @@ class Budget:
     may go out any more, not even what waits for its slot already. `parked` is set, and the budget
     closed, when the next slot is far away. What the run's slices learn of the rate (`pace`) and
     delays that the host has asked for travel with the leases. Without a `book`, as in tests, Redis
-    is all that is known.
+    is all that is known. `charged`: the periods whose quotas the latest slots were taken from.
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class Budget:
         self._booked_until = float("-inf")
         self._news = _News()
         self._others: dict[str, str] = {}
-        self._charged: list[str] = []
+        self.charged: tuple[str, ...] = ()
         # (all slots of the host, our own) as of some answers
         self._counts: deque[tuple[int, int]] = deque(maxlen=40)
         self._own = 0
@@ -324,9 +324,14 @@ class Budget:
         if own >= CROWD_SENDS:
             self._pace.crowd = max(1.0, host / own)
 
-    def _return_slots(self, count: int) -> None:
+    def give_back(self, charged: tuple[str, ...]) -> None:
+        """A slot of those periods was not used in time."""
+        if not self._is_free():
+            self._return_slots(1, charged)
+
+    def _return_slots(self, count: int, charged: tuple[str, ...] | None = None) -> None:
         """Slots that nobody has used do not count for the quota; their time has passed."""
-        for period in self._charged if count else ():
+        for period in (self.charged if charged is None else charged) if count else ():
             self._news.unused[period] = self._news.unused.get(period, 0) + count
 
     # ---- Redis
@@ -392,7 +397,7 @@ class Budget:
         else:
             self._own += news.sent
             # What is not used of the next slots goes back to these periods.
-            self._charged = [name for name, _, _ in periods.values()]
+            self.charged = tuple(name for name, _, _ in periods.values())
             if news.sent:
                 self._note_counts(answer["granted"])
         return answer

@@ -143,6 +143,11 @@ class _Leave:
     def renew(self, budget: Budget) -> None:
         self.budget = budget
         self._at = time.monotonic()
+        self._periods = budget.charged
+
+    def give_back(self) -> None:
+        """The send did not leave then: it is not to count for a quota twice."""
+        self.budget.give_back(self._periods)
 
     @property
     def is_late(self) -> bool:
@@ -431,6 +436,7 @@ class _SliceRunner:
     async def _wait_if_late(self, leave: _Leave) -> None:
         """Opening a connection takes several round trips; by then the slot may be too old."""
         if leave.is_late:
+            leave.give_back()
             await self._wait_under_way(leave, leave.budget)
 
     async def _classify(self, reply: Reply) -> Verdict:

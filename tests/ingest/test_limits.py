@@ -17,6 +17,7 @@ from django.utils import timezone
 
 from ingest import hosts, slices
 from ingest.configuration import origin_of
+from ingest.fetch.loop import _Leave
 from ingest.models import Bucket, QuotaUse, Request, Run, Slice
 from ingest.outcomes import RunState
 from ingest.reconcile import reconcile_run
@@ -111,6 +112,14 @@ def test_a_quota_that_is_set_later_counts_what_was_sent_before():
         limited = make_source(upstream.url, slug="limited", stop=6, limits=quota_of(8))
         work_until_waiting(start(limited))
         assert len(upstream.seen) == 8
+
+
+def test_a_slot_that_a_slow_connection_missed_does_not_count_for_the_quota(monkeypatch):
+    monkeypatch.setattr(_Leave, "is_late", True)  # whenever a connection was opened
+    with scripted_upstream(always_good) as upstream:
+        run = start(make_source(upstream.url, stop=20, limits=quota_of(7)))
+        assert work_until_waiting(run).waits_for == "quota"
+        assert len(upstream.seen) == 7
 
 
 def test_a_rate_of_a_hundredth_holds_no_worker():
