@@ -580,7 +580,8 @@ def test_what_is_under_way_is_written_when_redis_goes_away(monkeypatch):
         nonlocal waited
         waited += 1
         if waited == 4:
-            await asyncio.sleep(0.05)
+            while not upstream.seen:
+                await asyncio.sleep(0.01)
             raise RedisAway("gone")
         return await real(self)
 
