@@ -303,7 +303,7 @@ def test_the_rate_is_kept_as_the_server_counts_it():
         drive(start(make_source(upstream.url, stop=60, limits=limits)))
     busiest = max(sum(1 for each in times if at <= each < at + 1) for at in times)
     # The server shares this process: on a busy machine it may be late in looking at its clock.
-    assert busiest <= 26
+    assert busiest <= 28
     assert len(times) / (max(times) - min(times)) >= 0.5 * 25
 
 
