@@ -22,6 +22,7 @@ from ingest.models import (
     RunEvent,
     Source,
 )
+from ingest.templatetags.ingest import moment
 
 if TYPE_CHECKING:
     AnyModelAdmin = admin.ModelAdmin[Any]
@@ -107,10 +108,17 @@ class RequestAdmin(ReadOnlyAdmin):
 
 @admin.register(Record)
 class RecordAdmin(ReadOnlyAdmin):
-    list_display = ("key", "source", "title", "outcome", "occurred_at", "updated_at")
+    list_display = ("key", "source", "title", "outcome", "time", "updated_at")
     list_filter = ("source", "occurred_at")
     search_fields = ("=key", "title")
     list_select_related = ("source",)
+    exclude = ("occurred_at",)
+    readonly_fields = ("time",)
+
+    @admin.display(description=_("time"), ordering="occurred_at")
+    def time(self, record: Record) -> str:
+        # An upstream's "no end" (year 9999) has no time in zones east of Greenwich.
+        return moment(record.occurred_at)
 
 
 @admin.register(ErrorLog)

@@ -44,7 +44,7 @@ def moment(value: datetime | None) -> str | SafeString:
     return format_html(
         '<time datetime="{}">{}\u00a0UTC</time>',
         utc.isoformat(),
-        utc.strftime("%Y-%m-%d %H:%M:%S"),
+        utc.strftime("%Y-%m-%d %H:%M:%S").rjust(19, "0"),
     )
 
 

@@ -200,3 +200,29 @@ def test_pieces_are_cut_by_code_points() -> None:
         ("ağaç", True),
         ("!", False),
     ]
+
+
+@pytest.mark.parametrize(
+    ("zone", "moment"),
+    [
+        ("Asia/Tashkent", datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)),
+        ("America/New_York", datetime(1, 1, 1, tzinfo=UTC)),
+        ("Asia/Tashkent", datetime(2024, 5, 2, 22, tzinfo=UTC)),
+    ],
+)
+def test_times_are_told_in_utc_wherever_the_server_stands(
+    store: Store, drain: Drain, settings: Any, zone: str, moment: datetime
+) -> None:
+    settings.TIME_ZONE = zone
+    record = store("boundless", occurred_at=moment)
+    drain()
+    client = Client()
+    client.force_login(User.objects.create_superuser("admin@example.org", "some-password-1"))
+    shown = f"{moment:%Y-%m-%d %H:%M:%S}".rjust(19, "0")
+    for path in ("/search/?q=boundless", f"/records/{record.pk}/"):
+        assert f"{shown}\u00a0UTC" in html(client, path)
+    html(client, "/admin/ingest/record/")
+    html(client, f"/admin/ingest/record/{record.pk}/change/")
+    assert html(client, "/api/search/?q=boundless")
+    assert html(client, f"/api/records/{record.pk}/")
+    assert html(client, "/api/records/")
