@@ -40,7 +40,7 @@ def address_of(configuration: SourceConfiguration, key: str) -> str:
     part = configuration.request
     values = {configuration.plan.name: key}
     params = {
-        name: REDACTED if SECRET_NAME.search(name) and not PLACEHOLDER.search(text) else text
+        name: REDACTED if SECRET_NAME.search(name) and not PLACEHOLDER.fullmatch(text) else text
         for name, text in part.params.items()
     }
     params = {name: _fill(text, values) for name, text in params.items()}

@@ -220,8 +220,9 @@ def _words_of(secret: str) -> Iterator[str]:
         if parts.path in ("", "/") and not (parts.query or parts.fragment):
             return  # the rest of a proxy's address is no secret: it is told where it fails
     yield secret
-    # "Bearer abc": the token alone is as secret as the header.
-    yield from (word for word in secret.split() if len(word) >= SURELY_SECRET)
+    # "Bearer abc": the token alone is as secret as the header. "abc-{id}" goes out filled.
+    for text in PLACEHOLDER.split(secret)[::2]:
+        yield from (word for word in (text, *text.split()) if len(word) >= SURELY_SECRET)
     scheme, _, credentials = secret.partition(" ")
     if scheme.lower() == "basic":
         with contextlib.suppress(ValueError):

@@ -252,3 +252,19 @@ def test_the_encryption_key_may_change_while_a_run_is_under_way(settings):
         settings.ENCRYPTION_KEYS = (new, old)
         assert drive(run).state == RunState.COMPLETE
     assert seen == {SECRET}
+
+
+def test_a_secret_around_a_placeholder_is_as_secret_as_any_other():
+    request = {
+        "url": "https://api.example.org/items/{id}",
+        "headers": {"Authorization": "Bearer hidden-part-{id}"},
+        "params": {"token": "secret-begin-{id}", "page_token": "{id}"},
+    }
+    configuration = parse_configuration({**WITH_SECRETS, "request": request})
+    shown = address_of(configuration, "7")
+    assert "secret-begin" not in shown
+    assert "page_token=7" in shown
+    redact = Redactor(detach_secrets(configuration.as_json())[1].values())
+    assert "hidden-part" not in redact("you sent Bearer hidden-part-7")
+    assert "hidden-part" not in redact("key hidden-part-7 is unknown")
+    assert redact.may_be_in(b'{"echo": "secret-begin-7"}', None)
