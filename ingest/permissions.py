@@ -49,8 +49,12 @@ def _source_of(obj: Any) -> Source:
 
 
 def visible_runs() -> QuerySet[Run]:
-    """Runs of visible sources, newest first, each with its source."""
-    return Run.objects.filter(source__archived_at__isnull=True).select_related("source")
+    """Runs of visible sources, newest first, each with its source.
+
+    Configurations are read where they are asked for only: a plan may hold millions of values.
+    """
+    runs = Run.objects.filter(source__archived_at__isnull=True).select_related("source")
+    return runs.defer("configuration", "source__configuration", "source__sealed_secrets")
 
 
 def visible_jobs(user: AbstractBaseUser | AnonymousUser) -> QuerySet[Job]:

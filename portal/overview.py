@@ -12,6 +12,7 @@ from django.utils import timezone
 from ingest import ports, selectors
 from ingest.models import Run, Source
 from ingest.outcomes import FINAL_STATES, Outcome, RunState
+from ingest.permissions import visible_runs
 
 LATEST_RUNS = 6
 
@@ -19,8 +20,8 @@ LATEST_RUNS = 6
 def describe_overview(user: AbstractBaseUser) -> dict[str, Any]:
     """The figures of the home page; how many rows it reads does not grow with the ledger."""
     day_ago = timezone.now() - timedelta(days=1)
-    runs = Run.objects.filter(source__archived_at__isnull=True)
-    latest = runs.select_related("source").order_by("-id")[:LATEST_RUNS]
+    runs = visible_runs()
+    latest = runs.order_by("-id")[:LATEST_RUNS]
     return {
         "runs": [_describe_run(run) for run in latest],
         "source_count": Source.objects.filter(archived_at__isnull=True).count(),

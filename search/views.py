@@ -17,7 +17,7 @@ from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_safe
 
 from ingest import selectors
-from ingest.models import Delivery
+from ingest.models import Delivery, Run
 from ingest.outcomes import Outcome
 from search.answers import Hit, SearchAnswer, format_time
 from search.errors import InvalidQuery, SearchError
@@ -129,14 +129,17 @@ def record_page(request: HttpRequest, pk: int) -> HttpResponse:
     record = get_object_or_404(visible, pk=pk)
     deliveries = (
         Delivery.objects.filter(run__source=record.source_id, record_key=record.key)
-        .select_related("request", "run", "run__source")
+        .select_related("request")
         .order_by("-run_id", "request_id")[:20]
     )
+    # One of each run: a configuration may hold millions of values.
+    runs = Run.objects.in_bulk({delivery.run_id for delivery in deliveries})
+    configurations = {pk: selectors.public_configuration_of(run) for pk, run in runs.items()}
     provenance = [
         {
-            "run": delivery.run,
+            "run": runs[delivery.run_id],
             "request": selectors.describe_request(
-                delivery.request, selectors.public_configuration_of(delivery.run)
+                delivery.request, configurations[delivery.run_id]
             ),
             "is_current": delivery.content_hash == record.content_hash,
         }
