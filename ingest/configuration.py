@@ -41,6 +41,7 @@ SECRET_NAME = re.compile(
 HEADER_NAME = re.compile(r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
 MAX_PLANNED = 5_000_000
 MAX_DEPTH = 60
+MAX_HOST = 253  # characters of a name (RFC 1035)
 # What every JSON reader and both databases keep.
 MAX_INTEGER = 2**63 - 1
 
@@ -95,11 +96,13 @@ def _check_url(url: str) -> str:
         parts = urlsplit(url)
         port = parts.port
         # Connections are opened by this parser; what it cannot read, nobody can ask.
-        URL(url).origin()
+        host = URL(url).origin().raw_host or ""
     except ValueError as error:
         raise _fault(f"is not a URL: {error}") from error
     if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0:
         raise _fault("must be an http:// or https:// URL with a host.")
+    if len(host) > MAX_HOST:
+        raise _fault(f"has a host of more than {MAX_HOST} characters, which no name has.")
     return url
 
 

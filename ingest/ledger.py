@@ -244,16 +244,27 @@ def settle_unsent(run: Run, *, outcome: Outcome, error: str, reason: str) -> Non
     rows.filter(due_at__isnull=False).update(due_at=None, slice=None)
 
 
-def open_pass(run: Run, *, outcomes: frozenset[Outcome], until: datetime | None = None) -> int:
+def open_pass(
+    run: Run,
+    *,
+    outcomes: frozenset[Outcome],
+    until: datetime | None = None,
+    rest: timedelta = timedelta(),
+) -> int:
     """Makes the rows of these outcomes due for one more send; gives how many there are.
 
     With `until`, a delay that a row's last answer named is waited out first, and a row whose delay
-    ends later than that is left out. Call it inside a transaction.
+    ends later than that is left out. One that failed or was refused is left alone for `rest` after
+    its answer. Call it inside a transaction.
     """
     rows = Request.objects.filter(run=run, outcome__in=outcomes)
     count = rows.update(due_at=timezone.now(), pass_attempts=0, backoff_step=0, slice=None)
     if until is None:
         return count
+    tired = rows.filter(
+        outcome__in=(Outcome.FAILED, Outcome.REFUSED), finished_at__gt=timezone.now() - rest
+    )
+    tired.update(due_at=F("finished_at") + rest)
     due = {pk: at if at < until else None for pk, at in _find_named_delays(rows)}
     bulk.update_rows(Request, ("due_at",), ((at, pk) for pk, at in due.items()))
     return count - list(due.values()).count(None)

@@ -424,7 +424,11 @@ def _end_pass(run: Run) -> NextStep:
     if run.sweeps_done < retry.sweeps:
         outcomes = SWEPT_OUTCOMES | ({Outcome.MISSING} if retry.missing else frozenset())
         outcomes = frozenset(outcomes - accepted)
-        if count := ledger.open_pass(run, outcomes=outcomes, until=run.deadline_at):
+        wait = min(retry.cap_seconds, retry.base_seconds * 2.0 ** min(run.sweeps_done, 30))
+        count = ledger.open_pass(
+            run, outcomes=outcomes, until=run.deadline_at, rest=timedelta(seconds=wait)
+        )
+        if count:
             run.sweeps_done += 1
             run.save(update_fields=["sweeps_done"])
             _set_state(
@@ -623,7 +627,11 @@ def _reopen(run: Run, configuration: SourceConfiguration, *, message: str) -> No
     run.resumed_at = now
     run.deadline_at = now + timedelta(seconds=configuration.limits.deadline_seconds)
     run.failures_in_a_row = 0
-    run.signs = _remember_rate(run.source_id) | {"has_answer": run.signs.get("has_answer", False)}
+    run.signs = _remember_rate(run.source_id) | {
+        "has_answer": run.signs.get("has_answer", False),
+        # What shut us out may still do so: then every row tells of it.
+        "has_good": run.signs.get("has_good", False) and run.state != RunState.BLOCKED,
+    }
     run.finished_at = run.wake_at = None
     run.why_ended = run.waits_for = ""
     run.state = RunState.SWEEPING if run.sweeps_done else RunState.FETCHING

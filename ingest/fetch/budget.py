@@ -184,11 +184,6 @@ class Budget:
     # ---- slots
 
     @property
-    def has_limits(self) -> bool:
-        """Whether its run is limited by configuration."""
-        return self._rules != "{}"
-
-    @property
     def patience_seconds(self) -> float:
         """How long after its slot a send may leave at the latest, as far as the reserve bears."""
         if self._is_free():

@@ -10,6 +10,7 @@ touches the database runs in one thread of its own, because Django's connections
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import sys
 import time
@@ -22,7 +23,7 @@ from typing import ParamSpec, TypeVar
 
 import uvloop
 from django.conf import settings
-from django.db import connections, transaction
+from django.db import InterfaceError, OperationalError, connections, transaction
 from django.utils import timezone
 from redis.exceptions import RedisError
 from yarl import URL
@@ -131,7 +132,7 @@ def work_on_slice(task: SliceTask) -> SliceResult:
 
 
 class _SendGivenUp(Exception):
-    """A redirect may not be followed any more."""
+    """A send under way may not leave any more, that of a redirect or of a slow connection."""
 
 
 class _Leave:
@@ -226,7 +227,6 @@ class _SliceRunner:
             concurrency=limits.concurrency,
             max_body_bytes=limits.max_body_bytes,
             rotation=self.rotation,
-            is_paced=self.budget.has_limits,
         ) as self.transport:
             workers = [asyncio.create_task(self._send_rows()) for _ in range(limits.concurrency)]
             flusher = asyncio.create_task(self._flush_regularly())
@@ -235,6 +235,12 @@ class _SliceRunner:
                 await self._until_first_failure(self._feed_and_drain(), workers, flusher, heart)
             except LeaseLost:
                 self.result.is_lease_lost = True
+            except Exception as error:
+                if not isinstance(error, OperationalError | InterfaceError):
+                    # What was answered is not asked for again because something else broke.
+                    with contextlib.suppress(Exception):
+                        await self._flush_rest()
+                raise
             finally:
                 for each in (*workers, flusher, heart):
                     each.cancel()
@@ -384,9 +390,17 @@ class _SliceRunner:
             after_connect=partial(self._wait_if_late, leave),
         )
         verdict = await self._classify(reply)
-        self.keys.note(turn, verdict, reply.status, since=sent_at)
-        self._heed_signs(row, reply, verdict, sent_at=sent_at)
-        answer = self._answer(row, reply, verdict)
+        named_wait = _named_wait(reply)
+        is_of_key = self.keys.note(
+            turn, verdict, reply.status, since=sent_at, named_wait=named_wait
+        )
+        if is_of_key and self.keys.is_resting(turn):
+            named_wait = None  # the row goes out with another key
+        else:
+            self._heed_pace(reply, verdict, sent_at=sent_at, named_wait=named_wait)
+        is_telling = not is_of_key and not self._is_of_row(row, reply, verdict)
+        self._heed_signs(row, reply, verdict, sent_at=sent_at, is_telling=is_telling)
+        answer = self._answer(row, reply, verdict, named_wait=named_wait)
         self.answers.append(answer)
         self.waiting_bytes += answer.weight_bytes
         if self._has_full_batch():
@@ -433,11 +447,12 @@ class _SliceRunner:
             raise _SendGivenUp
         leave.renew(budget)
 
-    async def _wait_if_late(self, leave: _Leave) -> None:
+    def _wait_if_late(self, leave: _Leave) -> Awaitable[None] | None:
         """Opening a connection takes several round trips; by then the slot may be too old."""
-        if leave.is_late:
-            leave.give_back()
-            await self._wait_under_way(leave, leave.budget)
+        if not leave.is_late:
+            return None
+        leave.give_back()
+        return self._wait_under_way(leave, leave.budget)
 
     async def _classify(self, reply: Reply) -> Verdict:
         if len(reply.body) < LARGE_BODY_BYTES:
@@ -455,20 +470,42 @@ class _SliceRunner:
                 return
             await asyncio.sleep(min(wait, IDLE_SECONDS * 4))
 
-    def _heed_signs(self, row: Claim, reply: Reply, verdict: Verdict, *, sent_at: float) -> None:
-        """Learns the rate, and stops what is queued once the source is shut or its host is down."""
+    def _heed_pace(
+        self, reply: Reply, verdict: Verdict, *, sent_at: float, named_wait: float | None
+    ) -> None:
+        """Learns the rate that the host bears."""
         now = time.time()
-        self.watch.note(verdict, reply.status, sent_at=sent_at, at=now, key=row.key)
         self.pace.note(
             sent_at=sent_at,
             now=now,
             is_refused=verdict.outcome == Outcome.REFUSED,
-            named_wait=_named_wait(reply),
+            named_wait=named_wait,
             cap=self.task.configuration.retry.cap_seconds,
         )
         self.watch.note_pace(self.pace.rate, self.pace.held_until, at=now)
         self.budget.heed_pace()
+
+    def _heed_signs(
+        self, row: Claim, reply: Reply, verdict: Verdict, *, sent_at: float, is_telling: bool
+    ) -> None:
+        """Stops what is queued once the source is shut or its host is down."""
+        now = time.time()
+        self.watch.note(
+            verdict, reply.status, sent_at=sent_at, at=now, key=row.key, is_telling=is_telling
+        )
         self._stop_where_shut()
+
+    def _is_of_row(self, row: Claim, reply: Reply, verdict: Verdict) -> bool:
+        """Whether a bad answer is known to be about its row: it was answered before, and the source
+        answers others well. Near the end of a pass and in a sweep all that is left are such rows,
+        which are bad in a row without telling anything; their attempts bound them."""
+        if not row.attempts or not self.watch.signs.has_good:
+            return False
+        if verdict.outcome == Outcome.REFUSED:
+            return False  # it is about who asks, whatever for
+        is_bounded = self.task.is_sweep or self.task.configuration.retry.attempts is not None
+        # A host that gives no connection gives none to any row.
+        return is_bounded and (reply.status is not None or verdict.error == "timeout")
 
     def _adopt(self, shared: Shared) -> None:
         """Goes on with what all slices of the run know together."""
@@ -486,9 +523,11 @@ class _SliceRunner:
         if self.watch.block_reason or (self.watch.is_host_down and not self.is_probing):
             self._shut_budgets()
 
-    def _answer(self, row: Claim, reply: Reply, verdict: Verdict) -> Answer:
+    def _answer(
+        self, row: Claim, reply: Reply, verdict: Verdict, *, named_wait: float | None
+    ) -> Answer:
         now = timezone.now()
-        due_at, backoff_step = self._when_again(row, reply, verdict, now)
+        due_at, backoff_step = self._when_again(row, reply, verdict, now, wait=named_wait)
         return Answer(
             request_id=row.pk,
             run_id=row.run_id,
@@ -509,9 +548,12 @@ class _SliceRunner:
         )
 
     def _when_again(
-        self, row: Claim, reply: Reply, verdict: Verdict, now: datetime
+        self, row: Claim, reply: Reply, verdict: Verdict, now: datetime, *, wait: float | None
     ) -> tuple[datetime | None, int]:
-        """(when this pass sends the row again, or None; the row's backoff step after that)."""
+        """(when this pass sends the row again, or None; the row's backoff step after that).
+
+        `wait`: the seconds that the answer named.
+        """
         retry = self.task.configuration.retry
         sends = row.pass_attempts + 1
         step = row.backoff_step
@@ -521,7 +563,6 @@ class _SliceRunner:
             or (retry.attempts is not None and sends >= retry.attempts)
         ):
             return None, step
-        wait = _named_wait(reply)
         if wait is None:
             # Only a wait that the upstream did not name makes the next one longer.
             step = min(step + 1, MAX_BACKOFF_STEP)

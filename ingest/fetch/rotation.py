@@ -82,14 +82,22 @@ class Rotation:
                 label, {"failures": 0, "at": self._clock(), "until": 0.0, "reason": ""}
             )
 
-    def note_failure(self, label: str, reason: str, *, since: float) -> None:
-        """Sets it aside. Of many sends that were under way at once, the first to fail counts."""
+    def is_resting(self, label: str) -> bool:
+        return bool(self._memory.rests.get(label, {}).get("until", 0.0) > self._clock())
+
+    def note_failure(
+        self, label: str, reason: str, *, since: float, seconds: float | None = None
+    ) -> None:
+        """Sets it aside, for `seconds` or for longer each time. Of many sends that were under way
+        at once, the first to fail counts."""
         before = self._memory.rests.get(label, {})
         now = self._clock()
         if before.get("at", 0.0) >= since:
             return
         failures = before.get("failures", 0) + 1
-        seconds = min(MAX_REST_SECONDS, REST_SECONDS * 2.0 ** min(failures - 1, 30))
+        if seconds is None:
+            seconds = REST_SECONDS * 2.0 ** min(failures - 1, 30)
+        seconds = min(MAX_REST_SECONDS, seconds)
         logger.warning("%s is set aside for %d seconds: %s", label, seconds, reason)
         self._doubts.pop(label, None)
         self._memory.note_rest(

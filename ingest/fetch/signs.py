@@ -25,14 +25,15 @@ _OF_CREDENTIALS = frozenset({"denied", "marked_at", "block_reason", "block_evide
 class Signs:
     """What a run knows of its source; times are epoch seconds.
 
-    `denied` are 401/403, `refused` 429, `dead` 5xx answers and dead connections in a row, each
-    with no other answer of the source between. Once `dead` has reached `patience_5xx` the host's
-    circuit is open (since `down_since`), and `probes` counts the single sends tried since.
-    `marked_at` are the denials that carry a block marker. `block_reason` is set, with the answer
-    that shows it, once the source is shut to us. `rate` (learned at `rate_at`) and `held_until` are
-    what `ingest.fetch.pace` has learned. `dead_error` and `dead_reason` tell the latest of `dead`;
-    `rests` the proxies and keys that are set aside (`ingest.fetch.rotation`). `reports` says until
-    when each living slice has reported.
+    `denied` are 401/403, `refused` 429, `dead` 5xx answers and dead connections in a row, each with
+    no other answer of the source between. Once `dead` has reached `patience_5xx` the host's circuit
+    is open (since `down_since`), and `probes` counts the single sends tried since. `has_answer`
+    says that the host has answered at all, `has_good` that some answer was none of the three: the
+    source lets us in. `marked_at` are the denials that carry a block marker. `block_reason` is set,
+    with the answer that shows it, once the source is shut to us. `rate` (learned at `rate_at`) and
+    `held_until` are what `ingest.fetch.pace` has learned. `dead_error` and `dead_reason` tell the
+    latest of `dead`; `rests` the proxies and keys that are set aside (`ingest.fetch.rotation`).
+    `reports` says until when each living slice has reported.
     """
 
     denied: Streak = field(default_factory=Streak)
@@ -45,6 +46,7 @@ class Signs:
     probe_after: float = 0.0
     down_since: float = 0.0
     has_answer: bool = False
+    has_good: bool = False
     rate: float | None = None
     rate_at: float = 0.0
     held_until: float = 0.0
@@ -90,6 +92,7 @@ class Signs:
             getattr(self, name).absorb(getattr(news, name))
         self.marked_at = sorted([*self.marked_at, *news.marked_at])
         self.has_answer = self.has_answer or news.has_answer
+        self.has_good = self.has_good or news.has_good
         if news.block_evidence.get("at", 0.0) >= self.block_evidence.get("at", 0.0):
             self.block_evidence = news.block_evidence or self.block_evidence
         self.block_reason = self.block_reason or news.block_reason
@@ -159,23 +162,43 @@ class SignWatch:
         self.signs = signs
 
     def note(
-        self, verdict: Verdict, status: int | None, *, sent_at: float, at: float, key: str = ""
+        self,
+        verdict: Verdict,
+        status: int | None,
+        *,
+        sent_at: float,
+        at: float,
+        key: str = "",
+        is_telling: bool = True,
     ) -> None:
-        """Counts one classified answer, the latest so far."""
+        """Counts one classified answer, the latest so far. Not `is_telling`: a bad one is known to
+        be about its row or API key, and says nothing of the source."""
+        if status is None and verdict.error == "unsendable":
+            return  # it never left the machine
         is_http, is_dead = status is not None, status is None or status >= 500
         if is_http and not self.signs.has_answer:
             self.signs.has_answer = self._news.has_answer = True
         if not is_dead and verdict.outcome not in _TELLING and not verdict.block_marker:
+            if not self.signs.has_good:
+                self.signs.has_good = self._news.has_good = True
             self._broken_at = at  # nearly all answers: it ends every streak, which can wait
             if self.signs.is_host_down:
                 self._end_streaks()
             return
         self._end_streaks()
         if is_http:
-            self._count("denied", at, is_one=verdict.outcome == Outcome.DENIED)
-            self._count_refusal(at, sent_at, is_one=verdict.outcome == Outcome.REFUSED)
-            self._note_block_sign(verdict, key=key, at=at)
-        self._note_life(is_dead=is_dead, sent_at=sent_at, at=at)
+            is_denied, is_refused = (
+                verdict.outcome == each for each in (Outcome.DENIED, Outcome.REFUSED)
+            )
+            if is_telling or not is_denied:
+                self._count("denied", at, is_one=is_denied)
+            if is_telling or not is_refused:
+                self._count_refusal(at, sent_at, is_one=is_refused)
+            if is_telling:
+                self._note_block_sign(verdict, key=key, at=at)
+        if is_telling or not is_dead:
+            self._count("dead", at, is_one=is_dead)
+        self._note_probe(is_dead=is_dead, sent_at=sent_at, at=at)
         if is_dead:
             reason = str((verdict.evidence or {}).get("reason", ""))
             for signs in self._both():
@@ -226,8 +249,7 @@ class SignWatch:
             elif verdict.block_marker:
                 signs.block_reason = signs.block_reason or "an answer says that access is blocked"
 
-    def _note_life(self, *, is_dead: bool, sent_at: float, at: float) -> None:
-        self._count("dead", at, is_one=is_dead)
+    def _note_probe(self, *, is_dead: bool, sent_at: float, at: float) -> None:
         signs = self.signs
         # Under way when the circuit opened: many senders at once are not many probes.
         if is_dead and signs.is_host_down and sent_at >= signs.down_since:

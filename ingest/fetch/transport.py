@@ -20,7 +20,7 @@ from aiohttp.abc import ResolveResult
 from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
-from ingest.configuration import RequestPart
+from ingest.configuration import MAX_HOST, RequestPart
 from ingest.fetch.answers import Reply
 from ingest.fetch.decoding import ACCEPTED, BodyDecoder
 from ingest.fetch.guard import AddressGuard, AddressRefused
@@ -53,6 +53,7 @@ _clock: ContextVar[_Clock | None] = ContextVar("clock", default=None)
 
 
 BeforeHop = Callable[[URL], Awaitable[None]]
+AfterConnect = Callable[[], Awaitable[None] | None]
 
 
 class ProxyFailed(aiohttp.ClientError):
@@ -159,8 +160,11 @@ class _Connector(aiohttp.TCPConnector):
             protocol: Any = connection.protocol
             if protocol is not None and not protocol.should_close:
                 return connection
-            # It died while it waited: nothing was sent on it.
+            # It died, or the server spoke first: nothing was sent on it.
             connection.close()
+            if _idle_seconds.get() is None:
+                # A server that does so to each new one would be connected to without end.
+                raise aiohttp.ServerDisconnectedError
 
     async def _connect_in_time(self, req: Any, traces: Any, timeout: Any) -> Any:
         if req.proxy is None:
@@ -186,13 +190,17 @@ class _Connector(aiohttp.TCPConnector):
 
 
 class _Clock:
-    """The time of one send, which stands still while a redirect waits for its slot."""
+    """The time of one send, which stands still while it waits for a slot: that of a redirect, or
+    another one where the connection took too long. `redirected` is the status of the redirect that
+    is being followed: the source has answered, whatever becomes of it."""
+
+    redirected: int | None = None
 
     def __init__(
         self,
         timeout_seconds: float,
         before_hop: BeforeHop | None,
-        after_connect: Callable[[], Awaitable[None]] | None,
+        after_connect: AfterConnect | None,
     ) -> None:
         self.timeout = asyncio.timeout(timeout_seconds)
         self._before_hop = before_hop
@@ -201,18 +209,18 @@ class _Clock:
 
     async def pause(self, target: URL) -> None:
         if self._before_hop is not None:
-            await self._pause_for(functools.partial(self._before_hop, target))
+            await self._pause_for(self._before_hop(target))
 
     async def pause_connected(self) -> None:
-        await self._pause_for(self._after_connect)
+        wait = self._after_connect() if self._after_connect is not None else None
+        if wait is not None:
+            await self._pause_for(wait)
 
-    async def _pause_for(self, wait: Callable[[], Awaitable[None]] | None) -> None:
-        if wait is None:
-            return
+    async def _pause_for(self, wait: Awaitable[None]) -> None:
         loop, ends_at = asyncio.get_running_loop(), self.timeout.when()
         paused_at = loop.time()
         self.timeout.reschedule(None)
-        await wait()
+        await wait
         paused_seconds = loop.time() - paused_at
         self._began += paused_seconds
         self.timeout.reschedule(None if ends_at is None else ends_at + paused_seconds)
@@ -260,9 +268,7 @@ class Transport:
         max_body_bytes: int,
         rotation: Rotation | None = None,
         tls: ssl.SSLContext | None = None,
-        is_paced: bool = False,
     ) -> None:
-        self._is_paced = is_paced
         self._timeout_seconds = part.timeout_seconds
         self._max_body_bytes = max_body_bytes
         self._concurrency = concurrency
@@ -319,24 +325,26 @@ class Transport:
         request: PreparedRequest,
         *,
         before_hop: BeforeHop | None = None,
-        after_connect: Callable[[], Awaitable[None]] | None = None,
+        after_connect: AfterConnect | None = None,
     ) -> Reply:
         """`before_hop` is awaited before a redirect is followed, with its target: that is a send of
-        its own to the server that counts. `after_connect` is awaited by a paced transport when the
-        connection stands, before anything is sent on it. Their time is not that of the send."""
+        its own to the server that counts. `after_connect` is called when the connection stands,
+        before anything is sent on it, and what it gives is awaited. Their time is not that of the
+        send."""
         clock = _Clock(self._timeout_seconds, before_hop, after_connect)
-        if self._is_paced:
-            _clock.set(clock)
+        _clock.set(clock)
         try:
             async with clock.timeout:
                 reply = await self._exchange(request, clock)
         except TimeoutError:
             reply = Reply(
-                failure="timeout", reason=f"no whole answer in {self._timeout_seconds:g} s"
+                status=clock.redirected,
+                failure="timeout",
+                reason=f"no whole answer in {self._timeout_seconds:g} s",
             )
         except (aiohttp.ClientError, OSError, ValueError) as error:
             failure, reason = name_failure(error)
-            reply = Reply(failure=failure, reason=reason)
+            reply = Reply(status=clock.redirected, failure=failure, reason=reason)
         return reply if reply.latency_ms else reply._replace(latency_ms=clock.read_ms())
 
     async def _exchange(self, request: PreparedRequest, clock: _Clock) -> Reply:
@@ -365,6 +373,7 @@ class Transport:
             ):
                 method = "GET"
             hop = _Hop(method, target, headers)
+            clock.redirected = answer.status
             await clock.pause(target)
             answer = await self._visit(hop, clock)
         return answer
@@ -596,7 +605,10 @@ def _join(url: URL, location: str) -> URL | None:
     """
     try:
         target = url.join(URL(location))
-        if target.scheme not in {"http", "https"} or not target.host or target.port == 0:
+        host = target.raw_host
+        if target.scheme not in {"http", "https"} or not host or target.port == 0:
+            return None
+        if len(host) > MAX_HOST:
             return None
         exact = url.join(URL(location, encoded=True)) if _LEGAL.fullmatch(location) else target
         return URL(f"{target.origin()}{exact.raw_path_qs}", encoded=True)

@@ -338,6 +338,24 @@ def test_a_redirect_to_another_host_counts_in_the_budget_there(is_own_limit: boo
     assert max(sum(1 for each in times if at <= each < at + 1) for at in times) <= 11
 
 
+@pytest.mark.django_db(transaction=True)
+def test_what_was_answered_is_kept_when_something_unexpected_ends_the_slice(monkeypatch):
+    classify = Classifier.classify
+
+    def stumble(self: Classifier, reply: Reply) -> Verdict:
+        verdict = classify(self, reply)
+        if verdict.records and verdict.records[0].key == "7":
+            raise RuntimeError("never thought of")
+        return verdict
+
+    monkeypatch.setattr(Classifier, "classify", stumble)
+    with scripted_upstream(always_good) as upstream:
+        run = start(make_source(upstream.url, stop=20, limits={"concurrency": 1}))
+        with pytest.raises(RuntimeError):
+            slices.run_slice(run.pk)
+    assert Request.objects.filter(run=run, outcome="delivered").count() == 6
+
+
 # ---- configurations
 
 

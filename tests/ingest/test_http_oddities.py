@@ -349,7 +349,10 @@ async def test_a_head_stays_a_head():
     assert methods == ["HEAD", "HEAD"]
 
 
-@pytest.mark.parametrize("location", ["file:///etc/passwd", "ftp://h/x", "data:,x", "http://["])
+@pytest.mark.parametrize(
+    "location",
+    ["file:///etc/passwd", "ftp://h/x", "data:,x", "http://[", f"http://{'a' * 60}.{'b' * 200}/"],
+)
 async def test_a_redirect_to_what_is_no_http_address_is_failed(location: str):
     with scripted_upstream(redirect(location)) as up:
         reply, verdict = await send(configure(up.url))

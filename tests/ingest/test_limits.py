@@ -122,6 +122,20 @@ def test_a_slot_that_a_slow_connection_missed_does_not_count_for_the_quota(monke
         assert len(upstream.seen) == 7
 
 
+def test_a_slow_connection_is_seen_also_where_only_another_run_limits_the_host(monkeypatch):
+    checks = 0
+
+    def look(self: _Leave) -> bool:
+        nonlocal checks
+        checks += 1
+        return False
+
+    monkeypatch.setattr(_Leave, "is_late", property(look))
+    with scripted_upstream(always_good) as upstream:
+        drive(start(make_source(upstream.url, stop=5)))
+    assert checks == 5
+
+
 def test_a_rate_of_a_hundredth_holds_no_worker():
     with scripted_upstream(always_good) as upstream:
         run = start(make_source(upstream.url, limits={"per_second": 0.01}))

@@ -252,3 +252,24 @@ async def test_what_the_upstream_echoes_is_redacted_in_the_evidence():
     verdict = Classifier.of(configuration, redact=Redactor(["hush-hush"])).classify(reply)
     assert "hush" not in str(verdict.evidence)
     assert "bad key ***" in str(verdict.evidence)
+
+
+async def test_a_server_that_speaks_first_is_connected_to_once_for_each_send():
+    connections = 0
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        writer.write(b"SSH-2.0-OpenSSH\r\n")
+        await reader.read()
+
+    with raw_upstream(speak, speaks_first=True) as url:
+        configuration = configure(url)
+        async with Transport(
+            configuration.request, guard=OPEN, concurrency=1, max_body_bytes=1_000
+        ) as transport:
+            reply = await transport.send(
+                prepare_request(configuration, "1"), after_connect=lambda: asyncio.sleep(0.05)
+            )
+    assert reply.failure == "connection_reset"
+    assert connections == 1

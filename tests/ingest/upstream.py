@@ -96,6 +96,8 @@ def scripted_upstream(
 @contextlib.contextmanager
 def raw_upstream(
     play: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+    *,
+    speaks_first: bool = False,
 ) -> Iterator[str]:
     """A TCP server whose every connection is played by `play`, after the request's head is read."""
     servers: list[asyncio.Server] = []
@@ -106,7 +108,8 @@ def raw_upstream(
             with contextlib.suppress(
                 ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError
             ):
-                await reader.readuntil(b"\r\n\r\n")
+                if not speaks_first:
+                    await reader.readuntil(b"\r\n\r\n")
                 await play(reader, writer)
         finally:
             writer.close()
