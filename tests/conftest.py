@@ -25,13 +25,24 @@ def redis_server() -> Iterator[str]:
         ],
         stdout=subprocess.DEVNULL,
     )
-    for _ in range(200):
-        if socket.exists():
-            break
-        time.sleep(0.02)
-    yield f"unix://{socket}"
+    url = f"unix://{socket}"
+    with redis.Redis.from_url(url) as client:
+        _wait_for_answer(client)
+    yield url
     process.terminate()
     process.wait(timeout=10)
+
+
+def _wait_for_answer(client: redis.Redis) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            client.ping()
+            return
+        except redis.ConnectionError:
+            if time.monotonic() > deadline:
+                raise TimeoutError("redis-server does not answer; is it installed?") from None
+            time.sleep(0.02)
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -428,10 +427,8 @@ async def test_the_command_serves_and_says_where(rehearsal_process: str) -> None
 async def test_a_thread_serves_it_beside_the_test() -> None:
     with serve_in_thread(profile="calm", count=5) as address:
         async with aiohttp.ClientSession() as session:
-            started = time.perf_counter()
             for number in range(1, 6):
                 async with session.get(f"{address}/cities/{number}") as reply:
                     assert (await reply.json())["data"]["id"] == number
             async with session.get(f"{address}/truth") as reply:
                 assert (await reply.json())["outcomes"]["delivered"] == 5
-            assert time.perf_counter() - started < 5

@@ -211,6 +211,7 @@ def test_a_host_that_is_down_is_probed_by_one_slice_at_a_time(four_slices: int):
             time.sleep(1.0)  # what was under way has ended
             most_at_once = 0
             before = sent(upstream)
+            wait_until(lambda: sent(upstream) > before)
             time.sleep(1.5)
             probes = sent(upstream) - before
             assert most_at_once == 1

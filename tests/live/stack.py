@@ -8,7 +8,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,7 +21,7 @@ import psutil
 
 from ingest.outcomes import FINAL_STATES
 from portal.config import BASE_DIR, Config, Environment, read_config
-from portal.processes import HOST, MARK, Program, list_programs, name_instance
+from portal.processes import HOST, MARK, Program, find_free_port, list_programs, name_instance
 from portal.processes.ownership import is_dead
 
 Found = TypeVar("Found")
@@ -32,10 +31,9 @@ INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "CI")
 
 
 def find_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A free port below those that the system gives to clients: one of these may be taken again by
+    another test's connection before the portal has it."""
+    return find_free_port(10_000 + secrets.randbelow(22_000))
 
 
 def make_environment(data_dir: Path, port: int, **more: str) -> dict[str, str]:

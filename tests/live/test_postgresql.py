@@ -25,7 +25,7 @@ pytestmark = pytest.mark.live
 
 # Of these, everything that touches a table: pages, servers and the embedded engine included.
 DATA_LAYER = ["tests/ingest", "tests/portal", "tests/search", "tests/analytics"]
-INNER_SECONDS = 420
+INNER_SECONDS = 900
 
 
 def run_tests(cluster: Cluster, database: str, *paths: str) -> int:
