@@ -44,6 +44,10 @@ MAX_DEPTH = 60
 MAX_HOST = 253  # characters of a name (RFC 1035)
 # What every JSON reader and both databases keep.
 MAX_INTEGER = 2**63 - 1
+# How a configuration is read (pydantic's context): as its writer sent it; to name addresses only.
+# None reads what is stored: rules that came later do not hold for it.
+WRITTEN = "written"
+WITHOUT_SECRETS = "without secrets"
 
 
 class _Part(BaseModel):
@@ -60,13 +64,26 @@ def _misplaced(steps: tuple[str, ...], message: str) -> PydanticCustomError:
     return PydanticCustomError("invalid_at", "{reason}", {"reason": message, "steps": steps})
 
 
-def _check_path(path: str) -> str:
+def _check_path(path: str, info: ValidationInfo) -> str:
     try:
-        jmespath.compile(path)
+        parsed = jmespath.compile(path).parsed
     except JMESPathError as error:
         first_line = str(error).splitlines()[0]
         raise _fault(f"is not a JMESPath expression: {first_line}") from error
+    if info.context == WRITTEN:
+        _check_references(parsed)
     return path
+
+
+def _check_references(parsed: Any) -> None:
+    """An expression reference (&) is a function's argument; as a value it is nothing."""
+    stack = [(parsed, False)]
+    while stack:
+        node, is_argument = stack.pop()
+        if node["type"] == "expref" and not is_argument:
+            raise _fault("has an expression reference (&) where a value is asked for.")
+        is_call = node["type"] == "function_expression"
+        stack.extend((child, is_call) for child in node["children"] if isinstance(child, dict))
 
 
 def _check_finite_text(text: str) -> str:
@@ -432,10 +449,7 @@ class SourceConfiguration(_Part):
         return data
 
 
-WITHOUT_SECRETS = "without secrets"
-
-
-def parse_configuration(data: object, *, context: str | None = None) -> SourceConfiguration:
+def parse_configuration(data: object, *, context: str | None = WRITTEN) -> SourceConfiguration:
     """The typed configuration, or ConfigurationInvalid naming each fault by its dotted path."""
     if not isinstance(data, Mapping):
         raise ConfigurationInvalid({"configuration": ["must be a JSON object."]})

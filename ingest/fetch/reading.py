@@ -189,7 +189,8 @@ class RecordReader:
 
     def _read_key(self, item: Any, position: int) -> str:
         value = self.find_key(item)
-        if value is None or isinstance(value, bool | dict | list):
+        # Not only what JSON knows: `&id` finds an expression.
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise Malformed(
                 "key",
                 f"record {position} has {_type_name(value)} at records.key {self.key_path!r}",

@@ -27,6 +27,11 @@ def test_an_answer_without_content_is_empty_whatever_the_path(body: bytes):
     assert read(body, path="data.items") == Reading([], [])
 
 
+@pytest.mark.parametrize("key", ["&id", "not_null(&id)", "[id]", "{a: id}", "id == `1`"])
+def test_what_a_key_path_finds_is_a_key_or_malformed(key: str):
+    assert [fault.kind for fault in read([{"id": 1}], key=key).faults] == ["key"]
+
+
 @pytest.mark.parametrize("body", [b'{"data": []}', b'{"data": null}'])
 def test_nothing_at_the_path_is_empty_when_the_key_is_there(body: bytes):
     assert read(body, path="data") == Reading([], [])
