@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
+from ipaddress import ip_address
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import parse_qsl, urlsplit
 
@@ -214,9 +215,22 @@ class RequestPart(_Part):
 
 
 def origin_of(url: str) -> tuple[str, str, int]:
-    parts = urlsplit(url)
-    default = 443 if parts.scheme == "https" else 80
-    return parts.scheme, (parts.hostname or "").lower(), parts.port or default
+    """(scheme, host, port) by the parser that connections are opened by: IDNA, lower case, IP
+    addresses in their short form without brackets. One host has one budget in every spelling."""
+    try:
+        parsed = URL(url)
+        return parsed.scheme, _shorten(parsed.raw_host or ""), parsed.port or 0
+    except ValueError:
+        # Nobody connects to it, but what is stored must be readable.
+        parts = urlsplit(url)
+        return parts.scheme, (parts.hostname or "").lower(), 443 if parts.scheme == "https" else 80
+
+
+def _shorten(host: str) -> str:
+    try:
+        return ip_address(host).compressed
+    except ValueError:
+        return host
 
 
 class RangePlan(_Part):

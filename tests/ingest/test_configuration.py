@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from ingest.configuration import merge_patch, parse_configuration
+from ingest.configuration import merge_patch, origin_of, parse_configuration
 from ingest.errors import ConfigurationInvalid
+from ingest.hosts import name_origin
 
 SMALLEST: dict[str, Any] = {
     "slug": "cities",
@@ -198,6 +199,31 @@ def test_one_proxy_url_serves_both_schemes():
     data = change("request.proxies", ["http://proxy.example.org:3128"])
     proxy = parse_configuration(data).request.proxies[0]
     assert proxy.http == proxy.https == "http://proxy.example.org:3128"
+
+
+@pytest.mark.parametrize(
+    ("url", "origin"),
+    [
+        ("http://ｌocalhost/{id}", "http://localhost:80"),
+        ("http://LOCALHOST?id={id}", "http://localhost:80"),
+        ("HTTP://localhost:80/", "http://localhost:80"),
+        ("http://localhost:080/", "http://localhost:80"),
+        ("http://①②⑦.⓪.⓪.①/", "http://127.0.0.1:80"),
+        ("http://[0:0:0:0:0:0:0:1]/{id}", "http://::1:80"),
+        ("http://[::1]:80/", "http://::1:80"),
+        ("https://[2001:DB8::1]:8443/", "https://2001:db8::1:8443"),
+        ("https://münchen.example/#{id}", "https://xn--mnchen-3ya.example:443"),
+        ("https://XN--mnchen-3ya.example/", "https://xn--mnchen-3ya.example:443"),
+        ("https://foo_bar.example:443", "https://foo_bar.example:443"),
+    ],
+)
+def test_a_host_has_one_origin_in_all_its_spellings(url: str, origin: str):
+    assert name_origin(origin_of(url)) == origin
+
+
+@pytest.mark.parametrize("url", ["", "nothing", "http://", "http://h:99999/", "http://。/", "//h"])
+def test_an_origin_can_be_named_of_anything_that_was_ever_stored(url: str):
+    assert len(origin_of(url)) == 3
 
 
 def test_a_merge_patch_removes_by_null_and_replaces_lists():
