@@ -52,7 +52,8 @@ WITHOUT_SECRETS = "without secrets"
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    # Its inputs are secrets, and errors end in tracebacks and logs.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
 
 
 def _fault(message: str) -> PydanticCustomError:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import traceback
 from typing import Any
 
 import pytest
@@ -169,6 +170,15 @@ def test_every_fault_is_named_at_once():
 @pytest.mark.parametrize("data", [None, [], "x", 3, {}])
 def test_what_is_not_a_configuration_at_all_is_refused(data: object):
     assert faults_of(data)
+
+
+def test_no_traceback_of_a_wrong_configuration_holds_its_secrets():
+    secret = "correct-horse-battery"
+    key = {"in": "header", "name": "X-Api-Key", "secret": secret, "surprise": secret}
+    data = change("request.api_key", key) | {"schedule": secret, "limits": {"window": secret}}
+    with pytest.raises(ConfigurationInvalid) as caught:
+        parse_configuration(data | {"plan": {"type": "values", "name": secret, "values": [{}]}})
+    assert secret not in "".join(traceback.format_exception(caught.value))
 
 
 def test_null_attempts_mean_until_the_deadline():
