@@ -39,7 +39,12 @@ PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 SECRET_NAME = re.compile(
     r"auth|cookie|token|secret|passw|credential|signature|session|api[-_]?key|^key$|-key$", re.I
 )
-HEADER_NAME = re.compile(r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# They are about the connection or the body (RFC 9110 §7.6.1), which are the client's.
+CLIENT_HEADERS = frozenset(
+    {"connection", "content-length", "keep-alive", "proxy-connection"}
+    | {"te", "trailer", "transfer-encoding", "upgrade"}
+)
 MAX_PLANNED = 5_000_000
 MAX_DEPTH = 60
 MAX_HOST = 253  # characters of a name (RFC 1035)
@@ -61,7 +66,7 @@ def _fault(message: str) -> PydanticCustomError:
     return PydanticCustomError("invalid", "{reason}", {"reason": message})
 
 
-def _misplaced(steps: tuple[str, ...], message: str) -> PydanticCustomError:
+def _misplaced(steps: tuple[str | int, ...], message: str) -> PydanticCustomError:
     """A fault of the whole that is named where it stands."""
     return PydanticCustomError("invalid_at", "{reason}", {"reason": message, "steps": steps})
 
@@ -125,10 +130,24 @@ def _check_url(url: str) -> str:
     return url
 
 
+def _check_header_name(name: str) -> None:
+    if not HEADER_NAME.fullmatch(name):
+        raise _fault(f"{name!r} is not a header name.")
+    if name.lower() in CLIENT_HEADERS:
+        raise _fault(f"{name!r} is a header that the client sets itself.")
+
+
 class ApiKey(_Part):
     place: Literal["header", "query"] = Field(alias="in")
     name: Text = Field(min_length=1, max_length=200)
     secret: Text = Field(min_length=1, max_length=4000)
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str, info: ValidationInfo) -> str:
+        if info.context == WRITTEN and info.data.get("place") == "header":
+            _check_header_name(name)
+        return name
 
 
 class Proxy(_Part):
@@ -182,11 +201,25 @@ class RequestPart(_Part):
 
     @field_validator("headers")
     @classmethod
-    def _check_headers(cls, value: dict[str, str]) -> dict[str, str]:
-        for name in value:
-            if not HEADER_NAME.match(name):
-                raise _fault(f"{name!r} is not a header name.")
+    def _check_headers(cls, value: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        seen: dict[str, str] = {}
+        for name in value if info.context == WRITTEN else ():
+            _check_header_name(name)
+            if (other := seen.setdefault(name.lower(), name)) != name:
+                raise _fault(f"{name!r} is the same header as {other!r}.")
         return value
+
+    @model_validator(mode="after")
+    def _check_key_names(self, info: ValidationInfo) -> Self:
+        headers = {name.lower() for name in self.headers}
+        for index, key in enumerate(self.api_key if info.context == WRITTEN else ()):
+            is_header = key.place == "header"
+            if key.name.lower() in headers if is_header else key.name in self.params:
+                raise _misplaced(
+                    ("request", "api_key", index, "name"),
+                    f"{key.name!r} stands in request.{'headers' if is_header else 'params'}, too.",
+                )
+        return self
 
     @field_validator("url")
     @classmethod

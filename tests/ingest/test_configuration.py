@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ingest.configuration import merge_patch, origin_of, parse_configuration
+from ingest.configuration import WITHOUT_SECRETS, merge_patch, origin_of, parse_configuration
 from ingest.errors import ConfigurationInvalid
 from ingest.hosts import name_origin
 
@@ -107,6 +107,12 @@ def test_what_is_stored_can_be_read_again():
         ("request.method", "BREW", "request.method"),
         ("request.headers", {"X Y": "1"}, "request.headers"),
         ("request.headers", {"X-A": "a\r\nb: c"}, "request.headers.X-A"),
+        ("request.headers", {"X-A\n": "1"}, "request.headers"),
+        ("request.headers", {"X-A": "1", "x-a": "2"}, "request.headers"),
+        ("request.headers", {"content-length": "0"}, "request.headers"),
+        ("request.headers", {"Transfer-Encoding": "chunked"}, "request.headers"),
+        ("request.headers", {"Connection": "close"}, "request.headers"),
+        ("request.headers", {"Host": "other.example", "Accept": "a/b", "Expect": "x"}, None),
         ("request.proxies", "http://p:1", "request.proxies"),
         ("request.proxies", [{}], "request.proxies.0"),
         ("request.proxies", [{"https": "socks5://p:1"}], "request.proxies.0.https"),
@@ -203,6 +209,47 @@ def test_values_that_cannot_be_sent_are_refused(value: object):
 def test_a_range_counts_down_and_steps():
     data = {**SMALLEST, "plan": {"type": "range", "name": "id", "start": 9, "stop": 1, "step": -4}}
     assert list(parse_configuration(data).plan.keys()) == ["9", "5", "1"]
+
+
+@pytest.mark.parametrize("name", ["X Api Key", "X-Schlüssel", "X-Api-Key:", "TE", "Keep-Alive"])
+def test_a_key_in_a_header_has_the_name_of_one(name: str):
+    key = {"in": "header", "name": name, "secret": "s"}
+    assert list(faults_of(change("request.api_key", key))) == ["request.api_key.name"]
+    assert list(faults_of(change("request.api_key", [key]))) == ["request.api_key.0.name"]
+    parse_configuration(change("request.api_key", key | {"in": "query"}))
+
+
+@pytest.mark.parametrize(
+    ("place", "part", "name", "is_fault"),
+    [
+        ("header", "headers", "x-api-key", True),
+        ("header", "params", "X-Api-Key", False),
+        ("query", "params", "X-Api-Key", True),
+        ("query", "params", "x-api-key", False),
+        ("query", "headers", "X-Api-Key", False),
+    ],
+)
+def test_what_a_key_would_overwrite_is_refused(place: str, part: str, name: str, is_fault: bool):
+    key = {"in": place, "name": "X-Api-Key", "secret": "s"}
+    request = SMALLEST["request"] | {part: {name: "1"}, "api_key": key}
+    if is_fault:
+        faults = {"request.api_key.name": [f"'X-Api-Key' stands in request.{part}, too."]}
+        assert faults_of(SMALLEST | {"request": request}) == faults
+    else:
+        parse_configuration(SMALLEST | {"request": request})
+
+
+def test_two_keys_of_one_name_are_used_in_turn():
+    keys = [{"in": "header", "name": "X-Api-Key", "secret": secret} for secret in ("a", "b")]
+    assert len(parse_configuration(change("request.api_key", keys)).request.api_key) == 2
+
+
+@pytest.mark.parametrize("context", [None, WITHOUT_SECRETS])
+def test_what_is_stored_already_stays_readable(context: str | None):
+    data = change("request.headers", {"X-A\n": "1", "Connection": "close", "connection": "x"})
+    data["request"]["api_key"] = {"in": "header", "name": "X Api Key", "secret": "s"}
+    assert faults_of(data)
+    assert parse_configuration(data, context=context).request.api_key[0].name == "X Api Key"
 
 
 def test_one_proxy_url_serves_both_schemes():
