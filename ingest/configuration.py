@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import jmespath
 from jmespath.exceptions import JMESPathError
+from jmespath.functions import Functions
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -90,7 +91,28 @@ def _check_references(parsed: Any) -> None:
         if node["type"] == "expref" and not is_argument:
             raise _fault("has an expression reference (&) where a value is asked for.")
         is_call = node["type"] == "function_expression"
+        if is_call:
+            _check_call(node["value"], node["children"])
         stack.extend((child, is_call) for child in node["children"] if isinstance(child, dict))
+
+
+def _check_call(name: str, arguments: list[Any]) -> None:
+    """Whether JMESPath has such a function of so many arguments; their types come with the data."""
+    if name not in Functions.FUNCTION_TABLE:
+        raise _fault(f"calls {name}(), which JMESPath does not know.")
+    signature = Functions.FUNCTION_TABLE[name]["signature"]
+    least = len(signature)
+    is_open = signature[-1].get("variadic", False)
+    if len(arguments) < least or (len(arguments) > least and not is_open):
+        wanted = f"at least {least}" if is_open else str(least)
+        raise _fault(f"calls {name}() with {len(arguments)} arguments; it takes {wanted}.")
+    for index, argument in enumerate(arguments):
+        takes_reference = "expref" in signature[min(index, least - 1)]["types"]
+        if takes_reference != (argument["type"] == "expref"):
+            kind = "an expression reference (&)" if takes_reference else "a value"
+            raise _fault(
+                f"calls {name}() with a wrong argument {index + 1}: it takes {kind} there."
+            )
 
 
 def _check_finite_text(text: str) -> str:
