@@ -41,6 +41,8 @@ SECRET_NAME = re.compile(
     r"auth|cookie|token|secret|passw|credential|signature|session|api[-_]?key|^key$|-key$", re.I
 )
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# The DNS takes underscores, and so do many inner networks.
+HOST_LABEL = re.compile(r"[a-z0-9_-]{1,63}")
 # They are about the connection or the body (RFC 9110 §7.6.1), which are the client's.
 CLIENT_HEADERS = frozenset(
     {"connection", "content-length", "keep-alive", "proxy-connection"}
@@ -137,7 +139,7 @@ def _check_slug(slug: str) -> str:
     return slug
 
 
-def _check_url(url: str) -> str:
+def _check_url(url: str, info: ValidationInfo) -> str:
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -147,9 +149,18 @@ def _check_url(url: str) -> str:
         raise _fault(f"is not a URL: {error}") from error
     if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0:
         raise _fault("must be an http:// or https:// URL with a host.")
-    if len(host) > MAX_HOST:
-        raise _fault(f"has a host of more than {MAX_HOST} characters, which no name has.")
+    if info.context == WRITTEN:
+        _check_host(host)
     return url
+
+
+def _check_host(host: str) -> None:
+    """Whether a host, as connections are opened to it, is an IP address or could be in the DNS."""
+    name = host.removesuffix(".")
+    if _is_ip_address(host):
+        return
+    if len(name) > MAX_HOST or not all(map(HOST_LABEL.fullmatch, name.split("."))):
+        raise _fault(f"{host[:80]!r} is not a host name.")
 
 
 def _check_header_name(name: str) -> None:
@@ -183,8 +194,8 @@ class Proxy(_Part):
 
     @field_validator("http", "https")
     @classmethod
-    def _check(cls, value: str | None) -> str | None:
-        return None if value is None else _check_url(value)
+    def _check(cls, value: str | None, info: ValidationInfo) -> str | None:
+        return None if value is None else _check_url(value, info)
 
     @model_validator(mode="after")
     def _names_one(self) -> Self:
@@ -245,8 +256,8 @@ class RequestPart(_Part):
 
     @field_validator("url")
     @classmethod
-    def _check_address(cls, url: str) -> str:
-        _check_url(PLACEHOLDER.sub("x", url))
+    def _check_address(cls, url: str, info: ValidationInfo) -> str:
+        _check_url(PLACEHOLDER.sub("x", url), info)
         parts = urlsplit(url)
         if PLACEHOLDER.search(parts.netloc):
             raise _fault("may have a placeholder in path and query, not in the host.")
@@ -275,18 +286,21 @@ def origin_of(url: str) -> tuple[str, str, int]:
     addresses in their short form without brackets. One host has one budget in every spelling."""
     try:
         parsed = URL(url)
-        return parsed.scheme, _shorten(parsed.raw_host or ""), parsed.port or 0
+        host = parsed.raw_host or ""
+        short = ip_address(host).compressed if _is_ip_address(host) else host
+        return parsed.scheme, short, parsed.port or 0
     except ValueError:
         # Nobody connects to it, but what is stored must be readable.
         parts = urlsplit(url)
         return parts.scheme, (parts.hostname or "").lower(), 443 if parts.scheme == "https" else 80
 
 
-def _shorten(host: str) -> str:
+def _is_ip_address(host: str) -> bool:
     try:
-        return ip_address(host).compressed
+        ip_address(host)
     except ValueError:
-        return host
+        return False
+    return True
 
 
 class RangePlan(_Part):

@@ -257,9 +257,42 @@ def test_two_keys_of_one_name_are_used_in_turn():
 @pytest.mark.parametrize("context", [None, WITHOUT_SECRETS])
 def test_what_is_stored_already_stays_readable(context: str | None):
     data = change("request.headers", {"X-A\n": "1", "Connection": "close", "connection": "x"})
+    data["request"]["url"] = "https://a..b/{id}"
     data["request"]["api_key"] = {"in": "header", "name": "X Api Key", "secret": "s"}
     assert faults_of(data)
     assert parse_configuration(data, context=context).request.api_key[0].name == "X Api Key"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "a..b",
+        ".a",
+        "a b",
+        "a%2Fb",
+        "a$b",
+        "[::g]",
+        "[::1",
+        f"x{'a' * 63}.example",
+        "a." * 127 + "b",
+    ],
+)
+def test_a_host_that_no_name_server_knows_is_refused(host: str):
+    assert list(faults_of(change("request.url", f"http://{host}:81/{{id}}"))) == ["request.url"]
+    data = change("request.proxies", [f"http://me:pw@{host}:81"])
+    assert list(faults_of(data)) == ["request.proxies.0"]
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("localhost", "my_service", "a.b.", "-a.b-", "münchen.example", "A" * 63 + ".example"),
+        *("127.0.0.1", "127.1", "①②⑦.⓪.⓪.①", "[::1]", "[fe80::1%25eth0]", "[::ffff:10.0.0.1]"),
+    ],
+)
+def test_a_host_may_be_an_address_or_any_name(host: str):
+    parse_configuration(change("request.url", f"http://{host}:81/{{id}}"))
+    parse_configuration(change("request.proxies", [f"http://me:pw@{host}:81"]))
 
 
 def test_one_proxy_url_serves_both_schemes():
