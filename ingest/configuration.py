@@ -406,18 +406,32 @@ class RecordsPart(_Part):
         return schema
 
 
+def _at_least(least: float) -> AfterValidator:
+    def check(value: float, info: ValidationInfo) -> float:
+        if info.context == WRITTEN and value < least:
+            raise _fault("must be at least " + f"{least:f}".rstrip("0") + ".")
+        return value
+
+    return AfterValidator(check)
+
+
+Span = Annotated[Number, Field(gt=0, le=31 * 86_400), _at_least(1e-3)]
+# A request in 11 days: a run with less would seem to hang.
+Rate = Annotated[Number, Field(gt=0, le=100_000), _at_least(1e-6)]
+
+
 class Window(_Part):
     """Never more than `requests` sends in any span of `seconds`."""
 
     requests: int = Field(ge=1, le=100_000)
-    seconds: Number = Field(gt=0, le=31 * 86_400)
+    seconds: Span
 
 
 class Batch(_Part):
     """After `requests` sends, `pause_seconds` without one."""
 
     requests: int = Field(ge=1, le=1_000_000)
-    pause_seconds: Number = Field(gt=0, le=31 * 86_400)
+    pause_seconds: Span
 
 
 class Quota(_Part):
@@ -430,7 +444,7 @@ class Quota(_Part):
 class LimitsPart(_Part):
     """All limits hold together; None is no limit of that kind."""
 
-    per_second: Number | None = Field(default=5.0, gt=0, le=100_000)
+    per_second: Rate | None = 5.0
     concurrency: int = Field(default=5, ge=1, le=1000)
     window: Window | None = None
     batch: Batch | None = None
@@ -453,9 +467,18 @@ class RetryPart(_Part):
     accept: tuple[AcceptedOutcome, ...] = Field(default=(), strict=False)
 
 
+def _check_marker(marker: str, info: ValidationInfo) -> str:
+    if info.context == WRITTEN and not marker.strip():
+        raise _fault("is blank, which tells nothing.")
+    return marker
+
+
+Marker = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_check_marker)]
+
+
 class BlockPart(_Part):
     patience: int = Field(default=5, ge=1, le=1_000_000)
-    markers: tuple[Annotated[str, Field(min_length=1, max_length=200)], ...] = Field(
+    markers: tuple[Marker, ...] = Field(
         default=("banned", "blocked", "denied"), strict=False, max_length=100
     )
     patience_429: int = Field(default=50, ge=1, le=1_000_000)

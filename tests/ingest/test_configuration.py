@@ -144,6 +144,12 @@ def test_what_is_stored_can_be_read_again():
         ("records.schema", {"$ref": "http://127.0.0.1/x"}, "records.schema"),
         ("limits.per_second", 0, "limits.per_second"),
         ("limits.per_second", -1, "limits.per_second"),
+        ("limits.per_second", 1e-300, "limits.per_second"),
+        ("limits.per_second", 9e-7, "limits.per_second"),
+        ("limits.per_second", 1e-6, None),
+        ("limits.window", {"requests": 1, "seconds": 1e-9}, "limits.window.seconds"),
+        ("limits.window", {"requests": 1, "seconds": 0.001}, None),
+        ("limits.batch", {"requests": 1, "pause_seconds": 1e-9}, "limits.batch.pause_seconds"),
         ("limits.concurrency", 0, "limits.concurrency"),
         ("limits.concurrency", 2.5, "limits.concurrency"),
         ("limits.concurrency", True, "limits.concurrency"),
@@ -165,6 +171,8 @@ def test_what_is_stored_can_be_read_again():
         ("retry.attempts", 0, "retry.attempts"),
         ("retry.accept", ["delivered"], "retry.accept.0"),
         ("block.patience", 0, "block.patience"),
+        ("block.markers", ["banned", " \t"], "block.markers.1"),
+        ("block.markers", ["go away"], None),
         ("schedule", "every day", "schedule"),
     ],
 )
@@ -258,6 +266,8 @@ def test_two_keys_of_one_name_are_used_in_turn():
 def test_what_is_stored_already_stays_readable(context: str | None):
     data = change("request.headers", {"X-A\n": "1", "Connection": "close", "connection": "x"})
     data["request"]["url"] = "https://a..b/{id}"
+    data |= {"block": {"markers": [" "]}, "records": {"key": "nofn(@)"}}
+    data["limits"] = {"per_second": 1e-9, "window": {"requests": 1, "seconds": 1e-9}}
     data["request"]["api_key"] = {"in": "header", "name": "X Api Key", "secret": "s"}
     assert faults_of(data)
     assert parse_configuration(data, context=context).request.api_key[0].name == "X Api Key"
@@ -377,6 +387,11 @@ def test_a_merge_patch_removes_by_null_and_replaces_lists():
         ),
         ({"schedule": "61 * * * *"}, {"schedule": None}),
         ({"retry": {"attempts": 0}}, {"retry.attempts": "must be at least 1."}),
+        ({"limits": {"per_second": 1e-9}}, {"limits.per_second": "must be at least 0.000001."}),
+        (
+            {"limits": {"window": {"requests": 1, "seconds": 1e-9}}},
+            {"limits.window.seconds": "must be at least 0.001."},
+        ),
     ],
 )
 def test_a_fault_is_named_where_its_writer_wrote_it_and_in_words_of_json(data: Any, faults: Any):
