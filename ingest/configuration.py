@@ -43,6 +43,8 @@ SECRET_NAME = re.compile(
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # The DNS takes underscores, and so do many inner networks.
 HOST_LABEL = re.compile(r"[a-z0-9_-]{1,63}")
+# A tab is the one that a header may hold (RFC 9110 §5.5).
+CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 # They are about the connection or the body (RFC 9110 §7.6.1), which are the client's.
 CLIENT_HEADERS = frozenset(
     {"connection", "content-length", "keep-alive", "proxy-connection"}
@@ -279,6 +281,11 @@ class RequestPart(_Part):
         texts |= {("params", name): text for name, text in self.params.items()}
         texts |= {("headers", name): text for name, text in self.headers.items()}
         return {place: set(PLACEHOLDER.findall(text)) for place, text in texts.items()}
+
+    def varies_by(self, name: str) -> bool:
+        """Whether what is sent has the placeholder. A fragment is never sent."""
+        texts = (self.url.partition("#")[0], *self.params.values(), *self.headers.values())
+        return any(name in PLACEHOLDER.findall(text) for text in texts)
 
 
 def origin_of(url: str) -> tuple[str, str, int]:
@@ -521,25 +528,40 @@ class SourceConfiguration(_Part):
                     ("request", *place),
                     f"{{{unknown}}} is not a placeholder of the plan; it provides {{{name}}}.",
                 )
-        if isinstance(self.plan, ValuesPlan):
-            self._check_segments(self.plan)
-        if name not in set().union(*used.values()):
+        if not self.request.varies_by(name):
             raise _misplaced(
                 ("plan", "name"),
                 f"{{{name}}} appears neither in request.url nor in request.params or "
                 "request.headers, so that all requests would be the same.",
             )
+        if isinstance(self.plan, ValuesPlan) and info.context == WRITTEN:
+            self._check_segments(self.plan)
+            self._check_header_values(self.plan)
         return self
 
     def _check_segments(self, plan: ValuesPlan) -> None:
         """A path segment of dots is taken out of every URL, also percent-encoded (RFC 3986 §5.2.4):
         the request would go elsewhere."""
-        if f"{{{plan.name}}}" not in urlsplit(self.request.url).path.split("/"):
+        mark = f"{{{plan.name}}}"
+        path = re.sub("%2e", ".", urlsplit(self.request.url).path, flags=re.I)
+        segments = [segment for segment in path.split("/") if mark in segment]
+        for dots in (".", ".."):
+            is_lost = any(segment.replace(mark, dots) in {".", ".."} for segment in segments)
+            if is_lost and dots in plan.values:
+                index = plan.values.index(dots)
+                raise _misplaced(
+                    ("plan", "values"), f"values[{index}] is {dots!r}, which no path can hold."
+                )
+
+    def _check_header_values(self, plan: ValuesPlan) -> None:
+        mark = f"{{{plan.name}}}"
+        if not any(mark in text for text in self.request.headers.values()):
             return
         for index, value in enumerate(plan.values):
-            if value in {".", ".."}:
+            if isinstance(value, str) and CONTROL.search(value):
                 raise _misplaced(
-                    ("plan", "values"), f"values[{index}] is {value!r}, which no path can hold."
+                    ("plan", "values"),
+                    f"values[{index}] has a character that no header can hold.",
                 )
 
     @property

@@ -101,6 +101,9 @@ def test_what_is_stored_can_be_read_again():
         ("request.url", "https://example.org/\n{id}", "request.url"),
         ("request.url", "https://example.org/{page}", "request.url"),
         ("request.url", "https://example.org/", "plan.name"),
+        ("request.url", "https://example.org/x#{id}", "plan.name"),
+        ("request.url", "https://example.org/{id}#{id}", None),
+        ("request.url", "https://example.org/{id}#{other}", "request.url"),
         ("request.timeout", 3, "request.timeout"),
         ("request.timeout_seconds", 0, "request.timeout_seconds"),
         ("request.timeout_seconds", "30", "request.timeout_seconds"),
@@ -222,6 +225,42 @@ def test_values_that_repeat_are_refused_by_index():
 def test_values_that_cannot_be_sent_are_refused(value: object):
     data = {**SMALLEST, "plan": {"type": "values", "name": "id", "values": ["a", value]}}
     assert next(iter(faults_of(data))).startswith("plan.values")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "is_fault"),
+    [
+        ("/{id}", "..", True),
+        ("/{id}/x", ".", True),
+        ("/{id}{id}/", ".", True),
+        ("/{id}{id}/", "..", False),
+        ("/.{id}/x", ".", True),
+        ("/{id}%2E/x", ".", True),
+        ("/.{id}/x", "..", False),
+        ("/x{id}/", ".", False),
+        ("/x?q={id}", "..", False),
+        ("/{id}", "...", False),
+        ("/{id}", "%2e", False),
+    ],
+)
+def test_a_value_may_not_make_a_segment_of_dots(path: str, value: str, is_fault: bool):
+    plan = {"type": "values", "name": "id", "values": ["a", value]}
+    data = {**SMALLEST, "request": {"url": f"https://h{path}"}, "plan": plan}
+    if is_fault:
+        message = f"values[1] is {value!r}, which no path can hold."
+        assert faults_of(data) == {"plan.values": [message]}
+    else:
+        parse_configuration(data)
+
+
+@pytest.mark.parametrize("value", ["a\nb", "a\r", "\x1b", "\x7f"])
+def test_a_value_for_a_header_is_one_that_a_header_can_hold(value: str):
+    plan = {"type": "values", "name": "id", "values": [1, "a\tü", value]}
+    parse_configuration({**SMALLEST, "plan": plan})
+    data = {**SMALLEST, "request": {"url": "https://h/", "headers": {"X-Id": "no. {id}"}}}
+    faults = faults_of({**data, "plan": plan})
+    assert faults == {"plan.values": ["values[2] has a character that no header can hold."]}
+    parse_configuration({**data, "plan": plan | {"values": [1, "a\tü"]}})
 
 
 def test_a_range_counts_down_and_steps():
