@@ -5,7 +5,13 @@ from typing import Any
 
 import pytest
 
-from ingest.configuration import WITHOUT_SECRETS, merge_patch, origin_of, parse_configuration
+from ingest.configuration import (
+    WITHOUT_SECRETS,
+    LimitsPart,
+    merge_patch,
+    origin_of,
+    parse_configuration,
+)
 from ingest.errors import ConfigurationInvalid
 from ingest.hosts import name_origin
 
@@ -310,6 +316,8 @@ def test_what_is_stored_already_stays_readable(context: str | None):
     data["request"]["api_key"] = {"in": "header", "name": "X Api Key", "secret": "s"}
     assert faults_of(data)
     assert parse_configuration(data, context=context).request.api_key[0].name == "X Api Key"
+    # As the budgets of other runs at the host read it.
+    assert LimitsPart.model_validate(data["limits"]).per_second == 1e-9
 
 
 @pytest.mark.parametrize(
