@@ -314,7 +314,8 @@ class RunRequests(generics.ListAPIView[LedgerRow]):
         responses={200: RequestSerializer(many=True), **problems(400, 404)},
     )
     def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        run = get_object_or_404(access.visible_runs(), pk=self.kwargs["run_id"])
+        runs = access.visible_runs().defer(None)  # it is needed right away
+        run = get_object_or_404(runs, pk=self.kwargs["run_id"])
         self.configuration = selectors.public_configuration_of(run)
         return super().get(request, *args, **kwargs)
 
