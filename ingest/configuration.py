@@ -55,9 +55,10 @@ MAX_DEPTH = 60
 MAX_HOST = 253  # characters of a name (RFC 1035)
 # What every JSON reader and both databases keep.
 MAX_INTEGER = 2**63 - 1
-# How a configuration is read (pydantic's context): as its writer sent it; to name addresses only.
-# None reads what is stored: rules that came later do not hold for it.
+# How a configuration is read (pydantic's context): as its writer sent it; as it is stored, for
+# which rules that came later do not hold; to name addresses only.
 WRITTEN = "written"
+STORED = "stored"
 WITHOUT_SECRETS = "without secrets"
 
 
@@ -578,7 +579,7 @@ class SourceConfiguration(_Part):
         return data
 
 
-def parse_configuration(data: object, *, context: str | None = WRITTEN) -> SourceConfiguration:
+def parse_configuration(data: object, *, context: str = WRITTEN) -> SourceConfiguration:
     """The typed configuration, or ConfigurationInvalid naming each fault by its dotted path."""
     if not isinstance(data, Mapping):
         raise ConfigurationInvalid({"configuration": ["must be a JSON object."]})

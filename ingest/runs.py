@@ -20,6 +20,7 @@ from django.utils.translation import gettext as _
 
 from ingest import hosts, ledger
 from ingest.configuration import (
+    STORED,
     WITHOUT_SECRETS,
     SourceConfiguration,
     origin_of,
@@ -93,7 +94,8 @@ def configuration_of(run: Run) -> SourceConfiguration:
             raise SourceChanged(
                 _("The source has another address now, and its secrets belong to that one.")
             )
-    return parse_configuration(attach_secrets(public, unseal(source.sealed_secrets)))
+    whole = attach_secrets(public, unseal(source.sealed_secrets))
+    return parse_configuration(whole, context=STORED)
 
 
 def public_configuration_of(run: Run) -> SourceConfiguration:
@@ -118,9 +120,8 @@ def create_run(source: Source, *, user: Any) -> Run:
             source = Source.objects.select_for_update(no_key=True).get(pk=source.pk)
             if source.archived_at:
                 raise SourceArchived(_("The source is archived."))
-            configuration = parse_configuration(
-                attach_secrets(source.configuration, unseal(source.sealed_secrets))
-            )
+            whole = attach_secrets(source.configuration, unseal(source.sealed_secrets))
+            configuration = parse_configuration(whole, context=STORED)
             run = Run.objects.create(
                 source=source,
                 started_by=user,

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from ingest.configuration import (
+    STORED,
     WITHOUT_SECRETS,
     LimitsPart,
     merge_patch,
@@ -307,8 +308,8 @@ def test_two_keys_of_one_name_are_used_in_turn():
     assert len(parse_configuration(change("request.api_key", keys)).request.api_key) == 2
 
 
-@pytest.mark.parametrize("context", [None, WITHOUT_SECRETS])
-def test_what_is_stored_already_stays_readable(context: str | None):
+@pytest.mark.parametrize("context", [STORED, WITHOUT_SECRETS])
+def test_what_is_stored_already_stays_readable(context: str):
     data = change("request.headers", {"X-A\n": "1", "Connection": "close", "connection": "x"})
     data["request"]["url"] = "https://a..b/{id}"
     data |= {"block": {"markers": [" "]}, "records": {"key": "nofn(@)"}}
