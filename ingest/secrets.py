@@ -9,9 +9,11 @@ from __future__ import annotations
 import base64
 import contextlib
 import copy
+import html
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import combinations
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote, urlsplit
 
@@ -156,16 +158,25 @@ def rotate(sealed: bytes | memoryview) -> bytes:
 class Redactor:
     """Replaces every occurrence of a secret by `***`.
 
-    Plain, percent-encoded, escaped as JSON, or in Base64, also inside of longer credentials.
+    Plain, percent-encoded, escaped as JSON or HTML, or in Base64, also inside of longer
+    credentials.
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:
         words = {word for secret in secrets for word in _words_of(secret)}
         spellings = {text for word in words for text in _spellings(word)}
-        self._words = sorted((text for text in spellings if len(text) > 3), key=len, reverse=True)
+        # Names of hosts and their like are lower-cased before they are told. Records are not.
+        lowered = {text.lower() for text in words if len(text) >= SURELY_SECRET}
+        self._words = sorted(
+            (text for text in spellings | lowered if len(text) > 3), key=len, reverse=True
+        )
         # A short secret ("demo") is a word of many records by chance.
-        self._long_words = [text for text in self._words if len(text) >= SURELY_SECRET]
-        self._needles = [text.encode() for text in self._long_words]
+        self._long_words = [
+            text for text in self._words if len(text) >= SURELY_SECRET and text in spellings
+        ]
+        # Spellings with \u002B and its like need no search of their own: `may_be_in` sees those.
+        needles = (text.encode() for text in self._long_words)
+        self._needles = [text for text in needles if not _ESCAPED_ASCII.search(text)]
 
     @property
     def longest(self) -> int:
@@ -176,6 +187,22 @@ class Redactor:
             if word in text:
                 text = text.replace(word, REDACTED)
         return text
+
+    def shorten(self, text: str, size: int, *, is_whole: bool) -> str:
+        """The first `size` characters of `text` without secrets.
+
+        Redacted before it is cut: half a secret is not recognised any more. Where the text is not
+        whole, what it ends in may be the beginning of one.
+        """
+        return self(text if is_whole else self._drop_begun(text))[:size]
+
+    def _drop_begun(self, text: str) -> str:
+        end, before = len(text), None
+        # What is dropped may have been the end of another secret, which then is a beginning.
+        while end != before:
+            before = end
+            end = min((_find_begun(word, text, end) for word in self._words), default=end)
+        return text if end == len(text) else text[:end] + REDACTED
 
     def may_be_in(self, body: bytes, charset: str | None) -> bool:
         """Whether `scrub` may find something in what this JSON text says. Cheap: for every body."""
@@ -203,6 +230,8 @@ class Redactor:
 
 
 SURELY_SECRET = 8
+# Of a text that quotes an upstream, this much is kept until it is redacted and cut to be shown.
+KEPT_CHARACTERS = 10_000
 # Charsets that write ASCII as ASCII.
 _LIKE_ASCII = ("utf-8", "utf8", "us-ascii", "ascii", "iso-8859", "latin", "windows-125", "cp125")
 # \u0041 for A: no search of the raw bytes finds a secret that is written so.
@@ -231,19 +260,76 @@ def _words_of(secret: str) -> Iterator[str]:
             yield user_and_password.partition(":")[2]
 
 
+def _find_begun(word: str, text: str, end: int) -> int:
+    """Where the text up to `end` ends in the beginning of `word`; `end` where it does not."""
+    head = word[:4]
+    at = text.find(head, max(0, end - len(word) + 1), end)
+    while at >= 0 and not word.startswith(text[at:end]):
+        at = text.find(head, at + 1, end)
+    return at if at >= 0 else end
+
+
 def _spellings(word: str) -> set[str]:
-    as_json = json.dumps(word)[1:-1]
     return {
         word,
         quote(word, safe=""),
         quote(word),
         quote_plus(word),
         re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), quote(word, safe="")),
-        as_json,
-        as_json.replace("/", "\\/"),  # as PHP writes it
         json.dumps(word, ensure_ascii=False)[1:-1],
+        *_in_json(word),
+        *_in_html(word),
         *_in_base64(word.encode()),
     }
+
+
+# Writers of JSON may escape these, though they need not.
+_NEEDLESSLY_ESCAPED = frozenset("+&<>'\"`=/")
+# What is escaped by .NET, Gson, Go and Rails, PHP when told to; and by one that is careful.
+_ESCAPED_TOGETHER = ("", "+&<>'\"`", "&<>='", "&<>", "&<>'\"", "+&<>'\"`=/")
+_MANY = 4
+_JSON_ESCAPE = re.compile(r"\\u[0-9a-f]{4}")
+
+
+def _in_json(word: str) -> Iterator[str]:
+    as_json = json.dumps(word)[1:-1].replace('\\"', '"')
+    for escaped in _choose_escaped(_NEEDLESSLY_ESCAPED.intersection(word)):
+        codes: dict[str, str | int | None] = {'"': '\\"'}
+        codes |= {each: f"\\u{ord(each):04x}" for each in escaped}
+        text = as_json.translate(str.maketrans(codes))
+        for spelled in (text, _JSON_ESCAPE.sub(lambda code: "\\u" + code[0][2:].upper(), text)):
+            yield spelled
+            yield spelled.replace("/", "\\/")  # as PHP writes it
+
+
+def _choose_escaped(found: frozenset[str]) -> Iterable[Iterable[str]]:
+    """Every choice of a few characters; of many, those of known writers."""
+    if len(found) > _MANY:
+        return {found.intersection(each) for each in _ESCAPED_TOGETHER} | {
+            frozenset(each) for each in found
+        }
+    return (each for size in range(len(found) + 1) for each in combinations(found, size))
+
+
+# The template engines of Python, Rails, Go, PHP and .NET; & < > are escaped by all alike.
+_HTML_ESCAPES: tuple[dict[str, str | int | None], ...] = (
+    {},
+    {"'": "&#x27;", '"': "&quot;"},
+    {"'": "&#39;", '"': "&quot;"},
+    {"'": "&#39;", '"': "&#34;"},
+    {"'": "&#39;", '"': "&#34;", "+": "&#43;"},
+    {"'": "&#039;", '"': "&quot;"},
+    {"'": "&#x27;", '"': "&quot;", "+": "&#x2B;"},
+)
+_FOR_HTML = frozenset("&<>'\"+")
+
+
+def _in_html(word: str) -> Iterator[str]:
+    if not _FOR_HTML.intersection(word):
+        return
+    text = html.escape(word, quote=False)
+    for escapes in _HTML_ESCAPES:
+        yield text.translate(str.maketrans(escapes))
 
 
 def _in_base64(secret: bytes) -> Iterator[str]:

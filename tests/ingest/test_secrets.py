@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 import re
 from urllib.parse import quote
@@ -146,6 +147,62 @@ def test_no_form_of_a_secret_is_shown(shown: str):
     assert hidden.endswith(" after")
     assert shown not in hidden
     assert SECRET[:8] not in hidden
+
+
+ODD_SECRET = "s3cr3t&a<b>c+d'e\"f/g=0123456789"
+
+
+def escape_in_json(text: str, characters: str) -> str:
+    for each in characters:
+        text = text.replace(each, f"\\u{ord(each):04X}")
+    return text
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        escape_in_json(SECRET, "+"),
+        escape_in_json(SECRET, "+").lower(),
+        escape_in_json(SECRET, "+="),
+        escape_in_json(SECRET, "=").replace("/", "\\/"),
+        escape_in_json(SECRET, "+/="),
+        escape_in_json(ODD_SECRET, "+&<>'\""),  # .NET
+        escape_in_json(ODD_SECRET.replace('"', '\\"'), "&<>").lower(),  # Go
+        escape_in_json(ODD_SECRET.replace('"', '\\"'), "&<>='").lower(),  # Gson
+        html.escape(ODD_SECRET, quote=False),
+        html.escape(ODD_SECRET),
+        html.escape(ODD_SECRET).replace("&#x27;", "&#39;"),
+        html.escape(ODD_SECRET).replace("&#x27;", "&#39;").replace("&quot;", "&#34;"),
+        html.escape(ODD_SECRET).replace("+", "&#x2B;"),
+        ODD_SECRET.lower(),
+    ],
+)
+def test_no_secret_is_shown_as_writers_of_json_and_html_escape_it(shown: str):
+    assert Redactor([SECRET, ODD_SECRET])(f"before {shown} after") == "before *** after"
+
+
+def test_what_html_escapes_in_a_record_is_replaced_too():
+    body = json.dumps([{"id": 1, "name": f"<b>{html.escape(ODD_SECRET)}</b>"}])
+    for answer in (body, escape_in_json(body, "&<>")):
+        (record,) = deliver(answer.encode(), [ODD_SECRET]).records
+        assert record.title == "<b>***</b>"
+
+
+def test_a_search_of_each_body_is_only_for_what_may_stand_there():
+    assert len(Redactor(["no-odd-characters-at-all"])._needles) == 4
+    assert len(Redactor([SECRET])._needles) <= 12
+
+
+@pytest.mark.parametrize("size", range(1, len(SECRET)))
+def test_half_a_secret_at_the_end_of_what_was_cut_is_not_shown(size: int):
+    redact = Redactor([SECRET])
+    shown = redact.shorten("begin " + SECRET[:size], 300, is_whole=False)
+    assert shown == ("begin ***" if size > 3 else f"begin {SECRET[:size]}")
+    assert redact.shorten("begin " + SECRET[:size], 300, is_whole=True).endswith(SECRET[:size])
+    # Another secret whose end is the beginning of this one.
+    both = Redactor([SECRET, "another-" + SECRET[:size]])
+    shown = both.shorten("begin another-" + SECRET[:size], 300, is_whole=False)
+    assert shown == "begin ***"
 
 
 def test_the_credentials_of_a_proxy_are_hidden_in_its_header_too():
