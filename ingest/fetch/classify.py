@@ -11,9 +11,10 @@ from ingest.configuration import SourceConfiguration
 from ingest.fetch.answers import Reply, Verdict
 from ingest.fetch.reading import Malformed, Reading, RecordReader, decode_body
 from ingest.outcomes import Outcome
-from ingest.secrets import Redactor
+from ingest.secrets import KEPT_CHARACTERS, Redactor
 
 FIRST_CHARACTERS = 200
+REASON_CHARACTERS = 300
 # How far into a body the words of a block are looked for.
 MARKED_BYTES = 100_000
 # Asking again at once may help only with these (RFC 9110, RFC 6585, RFC 8470).
@@ -53,7 +54,8 @@ class Classifier:
                 reply, Malformed("too_large", f"the body is larger than {len(reply.body):,} bytes")
             )
         if reply.coding_fault:
-            return self._malformed(reply, Malformed("undecodable", reply.coding_fault))
+            fault = Malformed("undecodable", "", quoted=reply.coding_fault)
+            return self._malformed(reply, fault)
         body, charset = reply.body, reply.charset
         scrub = self.redact.scrub if self.redact.may_be_in(body, charset) else None
         try:
@@ -83,7 +85,7 @@ class Classifier:
         return fault
 
     def _malformed(self, reply: Reply, fault: Malformed, reading: Reading | None = None) -> Verdict:
-        evidence = self._evidence(reply, fault.reason)
+        evidence = self._evidence(reply, fault.tell(self._show))
         evidence["rule"] = fault.kind
         if fault.index is not None:
             evidence["index"] = fault.index
@@ -94,7 +96,7 @@ class Classifier:
                 {
                     "index": each.index,
                     "rule": each.kind,
-                    "reason": self.redact(_storable(each.reason)),
+                    "reason": each.tell(self._show),
                 }
                 for each in reading.faults
             ]
@@ -126,11 +128,12 @@ class Classifier:
         )
 
     def _fail(self, reply: Reply) -> Verdict:
+        size = REASON_CHARACTERS if reply.failure in _QUOTING else KEPT_CHARACTERS
         return Verdict(
             outcome=Outcome.FAILED,
             error=reply.failure,
             error_type=_FAILURE_TYPES.get(reply.failure, "Connection Error"),
-            evidence=self._evidence(reply, reply.reason),
+            evidence=self._evidence(reply, self._show(reply.reason, size)),
         )
 
     def _find_marker(self, reply: Reply) -> str:
@@ -141,17 +144,27 @@ class Classifier:
         return found[0] if found else ""
 
     def _evidence(self, reply: Reply, reason: str) -> dict[str, Any]:
-        # Enough for a secret that begins within the first characters to end in.
-        first = _begin_of(reply, 4 * (FIRST_CHARACTERS + self.redact.longest))
-        evidence: dict[str, Any] = {"reason": self.redact(_storable(reason))}
+        """`reason` is fit to be shown."""
+        evidence: dict[str, Any] = {"reason": reason}
         if reply.status is not None:
             evidence["status"] = reply.status
-            # Redacted before they are cut: half a secret is not recognised any more.
-            evidence["content_type"] = self.redact(_storable(reply.content_type))[:200]
-            evidence["first_characters"] = self.redact(_storable(first))[:FIRST_CHARACTERS]
+            evidence["content_type"] = self._show(reply.content_type, 200)
+            evidence["first_characters"] = self._show_begin(reply)
             if reply.retry_after is not None:
-                evidence["retry_after"] = self.redact(_storable(reply.retry_after))[:100]
+                evidence["retry_after"] = self._show(reply.retry_after, 100)
         return evidence
+
+    def _show(self, text: str, size: int) -> str:
+        """All that evidence quotes of an answer passes here, or through `_show_begin`."""
+        is_whole = len(text) < KEPT_CHARACTERS
+        return self.redact.shorten(_storable(text), size, is_whole=is_whole)
+
+    def _show_begin(self, reply: Reply) -> str:
+        # Enough for a secret that begins within the first characters to end in.
+        size = 4 * (FIRST_CHARACTERS + self.redact.longest)
+        is_whole = len(reply.body) <= size and not (reply.is_too_large or reply.failure)
+        first = _storable(_begin_of(reply, size))
+        return self.redact.shorten(first, FIRST_CHARACTERS, is_whole=is_whole)
 
 
 def _warn_of_echo(reading: Reading) -> dict[str, Any]:
@@ -173,6 +186,8 @@ _FAILURE_TYPES = {
     "proxy": "Proxy Error",
     "broken_off": "Broken Transfer",
 }
+# Their reasons quote what the upstream sent.
+_QUOTING = frozenset({"protocol", "broken_off"})
 
 
 def is_repeated(verdict: Verdict, status: int | None) -> bool:

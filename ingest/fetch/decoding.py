@@ -13,6 +13,8 @@ from typing import Protocol
 
 import brotli  # type: ignore[import-untyped]
 
+from ingest.secrets import KEPT_CHARACTERS
+
 try:
     from compression import zstd  # type: ignore[import-not-found, unused-ignore]
 except ImportError:
@@ -184,11 +186,12 @@ class BodyDecoder:
             self._open_layers(content_encoding)
 
     def _open_layers(self, content_encoding: str) -> None:
-        names = [name.strip().lower() for name in content_encoding.split(",")]
-        wanted = [name for name in names if name not in _NO_CODING]
+        said = [name.strip() for name in content_encoding.split(",")]
+        wanted = [name.lower() for name in said if name.lower() not in _NO_CODING]
         self._name = ", ".join(wanted)
-        if unknown := [name for name in wanted if name not in _CODINGS]:
-            self.fault = f"Content-Encoding {unknown[0][:80]!r} is not known"
+        if unknown := [name for name in said if name.lower() not in {*_NO_CODING, *_CODINGS}]:
+            # As it came, and whole: a secret in it is not recognised otherwise.
+            self.fault = f"Content-Encoding {unknown[0]!r} is not known"[:KEPT_CHARACTERS]
         elif len(wanted) > MAX_CODINGS:
             self.fault = f"more than {MAX_CODINGS} content codings on each other"
         else:
@@ -205,7 +208,7 @@ class BodyDecoder:
             self._unpack(data, 0)
         except (zlib.error, zstd.ZstdError, brotli.error, Undecodable) as error:
             # What was read before stays as evidence.
-            self.fault = f"the body is not {self._name}: {error}"[:300]
+            self.fault = f"the body is not {self._name}: {error}"
         if self._travelled > self._limit + SLACK_BYTES:
             self.is_full = True
 

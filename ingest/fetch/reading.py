@@ -20,6 +20,7 @@ from jmespath.parser import ParsedResult
 
 from ingest.configuration import RecordsPart
 from ingest.schemas import RecordSchema, SchemaViolated, compile_schema
+from ingest.secrets import KEPT_CHARACTERS
 
 MAX_KEY_BYTES = 512
 MAX_DEPTH = 100
@@ -28,21 +29,47 @@ MAX_TEXT = 20_000
 MAX_ITEMS = 100_000
 BYTES_PER_ITEM = 40
 MAX_FAULTS_TOLD = 20
+QUOTED_CHARACTERS = 200
+# ingest.schemas cuts the place of a fault in a record to as many.
+_PLACE_CHARACTERS = 100
 # What jmespath raises on values that it did not expect, such as contains() of text and number.
 _UNFIT = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
 
 
 Scrub = Callable[[Any], Any]
+# (text, how many characters of it to show) → what may be shown
+Show = Callable[[str, int], str]
 
 
 class Malformed(Exception):
-    """A 2xx answer that is not what was promised. `kind` is stable, `reason` is for people."""
+    """A 2xx answer that is not what was promised. `kind` is stable, `reason` is for people.
 
-    def __init__(self, kind: str, reason: str, *, index: int | None = None) -> None:
-        super().__init__(reason)
+    What the reason quotes of the answer stands in `quoted`, after `begin` and before `end`: it may
+    hold a secret, which is to be found before the quotation is cut. `tell` is what may be shown.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        begin: str,
+        *,
+        index: int | None = None,
+        quoted: str = "",
+        end: str = "",
+    ) -> None:
         self.kind = kind
-        self.reason = reason
         self.index = index
+        self.is_of_record = False
+        self._begin, self._quoted, self._end = begin, quoted[:KEPT_CHARACTERS], end
+        super().__init__(self.reason)
+
+    @property
+    def reason(self) -> str:
+        return self.tell(lambda text, size: text[:size])
+
+    def tell(self, show: Show) -> str:
+        begin = show(self._begin, KEPT_CHARACTERS)
+        return f"{begin}{show(self._quoted, QUOTED_CHARACTERS)}{self._end}"
 
 
 class ParsedRecord(NamedTuple):
@@ -181,11 +208,10 @@ class RecordReader:
         try:
             schema.check(item)
         except SchemaViolated as violation:
-            reason = _describe_violation(violation, position)
-            raise Malformed("schema", reason, index=position) from violation
+            raise _name_violation(violation, position) from violation
         except (ValueError, RecursionError) as error:
-            reason = f"record {position}: the schema cannot be applied: {error}"[:300]
-            raise Malformed("schema", reason, index=position) from error
+            reason = f"record {position}: the schema cannot be applied: "
+            raise Malformed("schema", reason, index=position, quoted=str(error)) from error
 
     def _read_key(self, item: Any, position: int) -> str:
         value = self.find_key(item)
@@ -223,7 +249,8 @@ def _finder(path: str) -> Callable[[Any], Any]:
         try:
             return compiled.search(item)
         except (jmespath.exceptions.JMESPathError, RecursionError, *_UNFIT) as error:
-            raise Malformed("path_error", f"{path!r} cannot be applied: {error}"[:300]) from error
+            reason = f"{path[:QUOTED_CHARACTERS]!r} cannot be applied: "
+            raise Malformed("path_error", reason, quoted=str(error)) from error
 
     return search
 
@@ -244,11 +271,18 @@ def _has_last_key(document: Any, path: str) -> bool:
     return last["value"] in parent and parent[last["value"]] is None
 
 
-def _describe_violation(violation: SchemaViolated, position: int) -> str:
+def _name_violation(violation: SchemaViolated, position: int) -> Malformed:
     where = violation.path or "the record itself"
-    if violation.is_given_up:
-        return f"record {position}, {where}: a pattern takes too long (rule {violation.rule})"
-    return f"record {position}, {where}: {violation.text[:200]} (rule {violation.rule})"
+    if len(where) >= _PLACE_CHARACTERS:
+        where = "a place with a long name"  # cut: its end may be half a secret
+    text = "a pattern takes too long" if violation.is_given_up else violation.text
+    return Malformed(
+        "schema",
+        f"record {position}, {where}: ",
+        index=position,
+        quoted=text,
+        end=f" (rule {violation.rule})",
+    )
 
 
 class _HugeNumber:
@@ -284,7 +318,8 @@ def decode_body(body: bytes, charset: str | None, *, errors: str = "strict") -> 
         return body.decode(encoding, errors)
     except (ValueError, LookupError) as error:
         # Not UnicodeDecodeError alone: "undefined", or a name with a stray byte, raises others.
-        raise Malformed("undecodable", f"cannot be decoded as {encoding}: {error}"[:300]) from error
+        reason = f"cannot be decoded as {encoding}: "
+        raise Malformed("undecodable", reason, quoted=str(error)) from error
 
 
 def _encoding_of(body: bytes, charset: str | None) -> str:
@@ -292,15 +327,19 @@ def _encoding_of(body: bytes, charset: str | None) -> str:
     if body.startswith(_MARKS) or charset is None or charset.lower() in {"utf-8", "utf8"}:
         return json.detect_encoding(body)
     if len(charset) > MAX_CHARSET:
-        raise Malformed("undecodable", f"{charset[:MAX_CHARSET]!r} is no charset")
+        raise _name_charset(charset)
     try:
         # By the codec's own name: Python reads "punycode!" and "_punycode" as the same.
         name = codecs.lookup(charset).name.replace("_", "-")
     except (LookupError, ValueError):
         name = ""
     if not name or name in _NO_CHARSETS:
-        raise Malformed("undecodable", f"{charset!r} is no charset")
+        raise _name_charset(charset)
     return charset
+
+
+def _name_charset(charset: str) -> Malformed:
+    return Malformed("undecodable", "", quoted=repr(charset), end=" is no charset")
 
 
 _MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
 import aiohttp
+from aiohttp import hdrs
 from aiohttp.abc import ResolveResult
 from aiohttp.client_proto import ResponseHandler
 from yarl import URL
@@ -26,7 +27,7 @@ from ingest.fetch.decoding import ACCEPTED, BodyDecoder
 from ingest.fetch.guard import AddressGuard, AddressRefused
 from ingest.fetch.rotation import Rotation
 from ingest.plans import PreparedRequest
-from ingest.secrets import Redactor, detach_secrets
+from ingest.secrets import KEPT_CHARACTERS, Redactor, detach_secrets
 
 MAX_REDIRECTS = 10
 USER_AGENT = "Gleaner/0.1 (+search-centred ingestion)"
@@ -550,8 +551,7 @@ def name_failure(error: BaseException) -> tuple[str, str]:
     if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError):
         return "connection_reset", "the connection was closed before an answer"
     if isinstance(error, aiohttp.ClientResponseError):
-        message = " ".join(error.message.split())
-        return "protocol", f"not HTTP as it should be: {message}"[:300]
+        return "protocol", f"not HTTP as it should be: {_quote_head(error)}"[:KEPT_CHARACTERS]
     if isinstance(error, aiohttp.InvalidURL):
         # 127.1, 2130706433 and their like: addresses in a spelling that only some programs read.
         return "refused_address", "the host is not written as a name or a plain address"
@@ -590,10 +590,23 @@ def _text_of(error: BaseException) -> str:
     return type(error).__name__
 
 
+def _quote_head(error: aiohttp.ClientResponseError) -> str:
+    if error.request_info.method == hdrs.METH_CONNECT:
+        # Its reason is told as that of the proxy, which nobody redacts.
+        return "the answer to CONNECT"
+    return _quote(error.message)
+
+
 def _describe_break(error: BaseException) -> str:
     """Why a transfer broke off: what aiohttp's parser missed, else the kind of the error."""
     detail = getattr(error.__cause__, "message", "") or str(error) or type(error).__name__
-    return f"the transfer broke off: {' '.join(str(detail).split())}"[:300]
+    return f"the transfer broke off: {_quote(str(detail))}"[:KEPT_CHARACTERS]
+
+
+def _quote(message: str) -> str:
+    """Whole: a secret in it is to be found before it is cut. Of a long line, aiohttp quotes the
+    beginning alone, which may be half a secret."""
+    return " ".join(message.partition(" when reading: ")[0].split())
 
 
 def _join(url: URL, location: str) -> URL | None:

@@ -1,28 +1,34 @@
 from __future__ import annotations
 
+import asyncio
 import base64
 import html
 import json
 import re
+from typing import Any
 from urllib.parse import quote
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientResponseError, RequestInfo, web
 from cryptography.fernet import Fernet
 from django.core.exceptions import ImproperlyConfigured
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
 
 from ingest import services
 from ingest.configuration import parse_configuration
 from ingest.errors import ConfigurationInvalid
 from ingest.fetch.answers import Reply, Verdict
 from ingest.fetch.classify import Classifier
+from ingest.fetch.transport import name_failure
 from ingest.models import Delivery, ErrorLog, Record, Request, Run, RunEvent, Source
 from ingest.outcomes import Outcome, RunState
 from ingest.plans import address_of, prepare_request, redact_url
-from ingest.secrets import Redactor, attach_secrets, detach_secrets, seal, unseal
+from ingest.secrets import KEPT_CHARACTERS, Redactor, attach_secrets, detach_secrets, seal, unseal
 from tests.ingest.factories import UserFactory
 from tests.ingest.test_pipeline import drive, good, make_source, start
-from tests.ingest.upstream import scripted_upstream
+from tests.ingest.test_transport import configure, send
+from tests.ingest.upstream import raw_upstream, scripted_upstream
 
 WITH_SECRETS = {
     "slug": "vault",
@@ -213,15 +219,15 @@ def test_the_credentials_of_a_proxy_are_hidden_in_its_header_too():
         assert "s5word" not in redact(text)
 
 
+SMALL: dict[str, Any] = {
+    "slug": "x",
+    "request": {"url": "http://h/{id}"},
+    "plan": {"type": "range", "name": "id", "start": 1, "stop": 1},
+}
+
+
 def deliver(body: bytes, secrets: list[str], charset: str | None = None) -> Verdict:
-    configuration = parse_configuration(
-        {
-            "slug": "x",
-            "request": {"url": "http://h/{id}"},
-            "plan": {"type": "range", "name": "id", "start": 1, "stop": 1},
-            "records": {"title": "name"},
-        }
-    )
+    configuration = parse_configuration({**SMALL, "records": {"title": "name"}})
     reply = Reply(status=200, body=body, charset=charset)
     return Classifier.of(configuration, redact=Redactor(secrets)).classify(reply)
 
@@ -325,3 +331,105 @@ def test_a_secret_around_a_placeholder_is_as_secret_as_any_other():
     assert "hidden-part" not in redact("you sent Bearer hidden-part-7")
     assert "hidden-part" not in redact("key hidden-part-7 is unknown")
     assert redact.may_be_in(b'{"echo": "secret-begin-7"}', None)
+
+
+# ---- redacted before it is cut
+
+LONG_SECRET = "Ab3+" + "cD4/eF5=gH6" * 20
+
+
+def assert_no_part(secret: str, told: str, *, size: int = 8) -> None:
+    assert "***" in told
+    for at in range(len(secret) - size + 1):
+        assert secret[at : at + size] not in told, told
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        {"schema": {"required": ["zzz"]}},
+        {"schema": {"properties": {"auth": {"type": "integer"}}}},
+        {"schema": {"properties": {"auth": {"properties": {"x": False}}}}},
+        {"key": "abs(auth)"},
+    ],
+    ids=["required", "type", "a name", "jmespath"],
+)
+def test_no_fault_of_a_record_shows_a_part_of_a_secret(records: dict[str, Any]):
+    body = [{"id": 1, "auth": "p" * pad + LONG_SECRET} for pad in (0, 100, 190, 9_900)]
+    configuration = parse_configuration({**SMALL, "records": records})
+    classifier = Classifier.of(configuration, redact=Redactor([LONG_SECRET]))
+    verdict = classifier.classify(Reply(status=200, body=json.dumps(body).encode()))
+    if verdict.outcome == Outcome.MALFORMED:
+        assert_no_part(LONG_SECRET, json.dumps(verdict.evidence))
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(status=200, body=b"[]", charset="p" * 30 + LONG_SECRET),
+        Reply(status=400, body=(LONG_SECRET * 30).encode()),
+        Reply(status=400, body=(LONG_SECRET * 2)[:-1].encode(), is_too_large=True),
+        Reply(status=200, body=b"[", failure="broken_off", reason="p" * 250 + LONG_SECRET),
+        Reply(status=200, failure="protocol", reason=(LONG_SECRET * 99)[:KEPT_CHARACTERS]),
+    ],
+    ids=["charset", "an echo", "too large", "broken off", "a protocol error"],
+)
+def test_nothing_that_is_cut_shows_a_part_of_a_secret(reply: Reply):
+    classifier = Classifier.of(parse_configuration(SMALL), redact=Redactor([LONG_SECRET]))
+    evidence = classifier.classify(reply).evidence
+    assert evidence is not None
+    assert_no_part(LONG_SECRET, json.dumps(evidence))
+    assert len(evidence["reason"]) <= 300
+
+
+def test_a_name_in_a_record_is_not_cut_into_half_a_secret():
+    schema = {"additionalProperties": {"additionalProperties": {"type": "integer"}}}
+    configuration = parse_configuration({**SMALL, "records": {"schema": schema}})
+    classifier = Classifier.of(configuration, redact=Redactor([LONG_SECRET]))
+    body = json.dumps([{"p" * 60: {LONG_SECRET: "x"}}]).encode()
+    reason = (classifier.classify(Reply(status=200, body=body)).evidence or {})["reason"]
+    assert reason.startswith("record 0, a place with a long name: ")
+    assert LONG_SECRET[:8] not in reason
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nX Y: " + b"p" * 150 + b"SECRET\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"p" * 150 + b"SECRET\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Encoding: " + b"p" * 30
+        + b"SECRET\r\n\r\n[]",
+        b"HTTP/1.1 400 B\r\nContent-Length: 2\r\nContent-Type: " + b"p" * 150 + b"SECRET\r\n\r\n[]",
+    ],
+    ids=["a header", "a chunk", "a coding", "a type"],
+)  # fmt: skip
+async def test_no_head_that_is_quoted_shows_a_part_of_a_secret(answer: bytes):
+    async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer.replace(b"SECRET", LONG_SECRET.encode()))
+        await writer.drain()
+
+    with raw_upstream(play) as url:
+        configuration = configure(url)
+        reply, _ = await send(configuration)
+    classifier = Classifier.of(configuration, redact=Redactor([LONG_SECRET]))
+    assert_no_part(LONG_SECRET, json.dumps(classifier.classify(reply).evidence))
+
+
+async def test_a_line_that_the_parser_cuts_is_not_quoted():
+    async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nX: " + LONG_SECRET.encode() * 1_000 + b"\r\n\r\n")
+        await writer.drain()
+
+    with raw_upstream(play) as url:
+        reply, _ = await send(configure(url))
+    assert reply.reason == "not HTTP as it should be: Got more than 65536 bytes"
+
+
+def test_what_a_proxy_says_to_connect_is_not_quoted():
+    url = URL("https://example.org")
+    sent = RequestInfo(url, "CONNECT", CIMultiDictProxy(CIMultiDict()), url)
+    error = ClientResponseError(sent, (), message="Bad status line: b'ICY 407 am9lOnB3'")
+    assert name_failure(error) == (
+        "protocol",
+        "not HTTP as it should be: the answer to CONNECT",
+    )
