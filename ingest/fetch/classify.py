@@ -1,4 +1,5 @@
-"""One reply → one outcome, by the rules of docs/architecture.md. Pure."""
+"""One reply → one outcome, by the rules of docs/architecture.md. Pure, but for the clock that the
+date of a Retry-After is read by."""
 
 from __future__ import annotations
 
@@ -7,8 +8,11 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
+from django.utils import timezone
+
 from ingest.configuration import SourceConfiguration
 from ingest.fetch.answers import Reply, Verdict
+from ingest.fetch.backoff import read_retry_after
 from ingest.fetch.reading import Malformed, Reading, RecordReader, decode_body
 from ingest.outcomes import Outcome
 from ingest.secrets import KEPT_CHARACTERS, Redactor
@@ -71,7 +75,8 @@ class Classifier:
                 error="empty",
                 error_type="Empty Answer",
                 evidence=self._evidence(reply, "the answer holds no record"),
-                block_marker=self._find_marker(reply),
+                # `{"blocked": []}`: a name says what a list is of, and nothing about us.
+                block_marker=self._find_marker(reply, is_by_name=False),
             )
         return Verdict(
             outcome=Outcome.DELIVERED,
@@ -107,8 +112,7 @@ class Classifier:
             error_type="Malformed Answer",
             evidence=evidence,
             records=reading.records if reading else [],
-            # An answer with good records comes from a source that is open.
-            block_marker="" if reading and reading.records else self._find_marker(reply),
+            block_marker="" if _is_open(reading) else self._find_marker(reply),
         )
 
     def _name_error(self, reply: Reply, status: int) -> Verdict:
@@ -124,7 +128,8 @@ class Classifier:
             error=f"http_{status}",
             error_type="HTTP Error",
             evidence=self._evidence(reply, f"{status} {_phrase(status)}".strip()),
-            block_marker=self._find_marker(reply),
+            # "Temporarily blocked for 1 second": who says when to come back has not shut us out.
+            block_marker="" if status == 429 and _names_delay(reply) else self._find_marker(reply),
         )
 
     def _fail(self, reply: Reply) -> Verdict:
@@ -136,11 +141,13 @@ class Classifier:
             evidence=self._evidence(reply, self._show(reply.reason, size)),
         )
 
-    def _find_marker(self, reply: Reply) -> str:
+    def _find_marker(self, reply: Reply, *, is_by_name: bool = True) -> str:
+        """The word that says that access is blocked; `is_by_name`: also as the name of a value."""
         status = reply.status or 0
         if self.markers is None or status in {404, 410} or status >= 500:
             return ""
-        found = self.markers.search(_begin_of(reply, MARKED_BYTES))
+        text = _begin_of(reply, MARKED_BYTES)
+        found = self.markers.search(text if is_by_name else _drop_names(text))
         return found[0] if found else ""
 
     def _evidence(self, reply: Reply, reason: str) -> dict[str, Any]:
@@ -165,6 +172,28 @@ class Classifier:
         is_whole = len(reply.body) <= size and not (reply.is_too_large or reply.failure)
         first = _storable(_begin_of(reply, size))
         return self.redact.shorten(first, FIRST_CHARACTERS, is_whole=is_whole)
+
+
+def _is_open(reading: Reading | None) -> bool:
+    """Whether an answer comes from a source that is open: it holds records.
+
+    Good ones, or else such as have their key, whatever the schema says about the rest of them. An
+    error that came in their place is none: it has no key.
+    """
+    if reading is None:
+        return False
+    return bool(reading.records) or reading.violating == reading.fault_count
+
+
+def _names_delay(reply: Reply) -> bool:
+    return read_retry_after(reply.retry_after, now=timezone.now()) is not None
+
+
+_TEXT = re.compile(r'("(?:[^"\\]|\\.)*")(\s*:)?', re.S)
+
+
+def _drop_names(text: str) -> str:
+    return _TEXT.sub(lambda found: ":" if found[2] else found[1], text)
 
 
 def _warn_of_echo(reading: Reading) -> dict[str, Any]:

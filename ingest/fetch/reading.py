@@ -59,7 +59,6 @@ class Malformed(Exception):
     ) -> None:
         self.kind = kind
         self.index = index
-        self.is_of_record = False
         self._begin, self._quoted, self._end = begin, quoted[:KEPT_CHARACTERS], end
         super().__init__(self.reason)
 
@@ -90,13 +89,14 @@ class Reading:
     """What one answer held. No record and no fault means that it was empty.
 
     `faults` are the first of `fault_count`. `scrubbed` counts the records in which a secret of
-    ours was found and replaced.
+    ours was found and replaced, `violating` those that have their key and break the schema alone.
     """
 
     records: list[ParsedRecord]
     faults: list[Malformed]
     fault_count: int = 0
     scrubbed: int = 0
+    violating: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ class RecordReader:
             raise Malformed("too_many", f"{len(items):,} records in one answer")
         records: list[ParsedRecord] = []
         faults: list[Malformed] = []
-        fault_count = scrubbed = 0
+        fault_count = scrubbed = violating = 0
         for position, item in enumerate(items):
             try:
                 record = self._read_record(position, item)
@@ -154,9 +154,10 @@ class RecordReader:
                 records.append(record)
             except Malformed as fault:
                 fault_count += 1
+                violating += fault.kind == "schema" and self._has_key(item, position)
                 if fault_count <= MAX_FAULTS_TOLD:
                     faults.append(fault)
-        return Reading(records, faults, fault_count, scrubbed)
+        return Reading(records, faults, fault_count, scrubbed, violating)
 
     def _items(self, document: Any) -> list[Any]:
         if self.find_records is None:
@@ -230,6 +231,13 @@ class RecordReader:
                 index=position,
             )
         return key
+
+    def _has_key(self, item: Any, position: int) -> bool:
+        try:
+            self._read_key(item, position)
+        except Malformed:
+            return False
+        return True
 
     def _read_body(self, item: Any, title: str) -> str:
         if self.find_body:
