@@ -75,8 +75,8 @@ class Classifier:
                 error="empty",
                 error_type="Empty Answer",
                 evidence=self._evidence(reply, "the answer holds no record"),
-                # `{"blocked": []}`: a name says what a list is of, and nothing about us.
-                block_marker=self._find_marker(reply, is_by_name=False),
+                # `{"blocked": []}`: the name says what there is none of, and nothing about us.
+                block_marker=self._find_marker(reply, drop=_NAMES_OF_NOTHING),
             )
         return Verdict(
             outcome=Outcome.DELIVERED,
@@ -141,13 +141,13 @@ class Classifier:
             evidence=self._evidence(reply, self._show(reply.reason, size)),
         )
 
-    def _find_marker(self, reply: Reply, *, is_by_name: bool = True) -> str:
-        """The word that says that access is blocked; `is_by_name`: also as the name of a value."""
+    def _find_marker(self, reply: Reply, *, drop: re.Pattern[str] | None = None) -> str:
+        """The word that says that access is blocked; what `drop` matches is left out."""
         status = reply.status or 0
         if self.markers is None or status in {404, 410} or status >= 500:
             return ""
         text = _begin_of(reply, MARKED_BYTES)
-        found = self.markers.search(text if is_by_name else _drop_names(text))
+        found = self.markers.search(drop.sub("", text) if drop else text)
         return found[0] if found else ""
 
     def _evidence(self, reply: Reply, reason: str) -> dict[str, Any]:
@@ -189,11 +189,9 @@ def _names_delay(reply: Reply) -> bool:
     return read_retry_after(reply.retry_after, now=timezone.now()) is not None
 
 
-_TEXT = re.compile(r'("(?:[^"\\]|\\.)*")(\s*:)?', re.S)
-
-
-def _drop_names(text: str) -> str:
-    return _TEXT.sub(lambda found: ":" if found[2] else found[1], text)
+_NAMES_OF_NOTHING = re.compile(
+    r'"(?:[^"\\]|\\.)*+"\s*:\s*(?:\[\s*\]|\{\s*\}|null\b|false\b|0\b|"")', re.S
+)
 
 
 def _warn_of_echo(reading: Reading) -> dict[str, Any]:
