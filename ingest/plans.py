@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import quote, urlencode
 
 from yarl import URL
 
@@ -45,25 +45,6 @@ def address_of(configuration: SourceConfiguration, key: str) -> str:
     }
     params = {name: _fill(text, values) for name, text in params.items()}
     return _address(part.url, values, params)
-
-
-def redact_url(url: str) -> str:
-    """Any URL without user, password and the values of parameters that look like secrets."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return REDACTED
-    netloc = parts.netloc.rpartition("@")[2]
-    query = parts.query
-    if any(SECRET_NAME.search(name) for name, _ in parse_qsl(query, keep_blank_values=True)):
-        query = urlencode(
-            [
-                (name, REDACTED if SECRET_NAME.search(name) else value)
-                for name, value in parse_qsl(query, keep_blank_values=True)
-            ],
-            safe="*",
-        )
-    return urlunsplit((parts.scheme, netloc, parts.path, query, parts.fragment))
 
 
 def _fill(text: str, values: dict[str, str]) -> str:

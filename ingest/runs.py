@@ -230,13 +230,6 @@ def note_rest(run: Run, *, label: str, reason: str) -> None:
     add_event(run, message=set_aside if reason else _("%(label)s works again.") % told)
 
 
-def report_progress(run: Run) -> None:
-    """An event with the present counts; none after the one that ends the run."""
-    with transaction.atomic():
-        if not _lock(run.pk).is_finished:
-            add_event(run)
-
-
 def note_step(run_id: int, message: str) -> None:
     """Something that people who watch an active run should know."""
     with transaction.atomic():

@@ -16,7 +16,7 @@ data that are gone) nothing is leased before the caller has said until when the 
 in use, and then as if the latest possible send had left nothing of any limit.
 
 KEYS  state (hash), limits (hash: member → expiry in s, limits), log of the latest slots (list)
-ARGV  JSON: member, is_open (a run without limits of its own), limits {member: text}, kept (s),
+ARGV  JSON: member, limits {member: text}, kept (s),
       periods {per: {id, from, to}}, and where there is something to tell: want (0: only look),
       used_until (µs), allotted and unused {period: sends}, sent, held_for (µs), pace, pace_at,
       learned (limits of the learned rate, or false)

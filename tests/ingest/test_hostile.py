@@ -438,7 +438,7 @@ def test_cancelling_between_lease_and_first_send_is_no_failure(monkeypatch):
 def test_no_event_follows_the_one_that_ends_a_run():
     run = start(make_source("http://127.0.0.1:9"))
     runs.cancel_run(run.pk, by="hand")
-    runs.report_progress(run)
+    runs.note_step(run.pk, "too late")
     last = RunEvent.objects.filter(run=run).last()
     assert last is not None
     assert (last.state, last.message) == (RunState.CANCELLED, "cancelled")

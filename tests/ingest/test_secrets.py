@@ -23,7 +23,7 @@ from ingest.fetch.classify import Classifier
 from ingest.fetch.transport import name_failure
 from ingest.models import Delivery, ErrorLog, Record, Request, Run, RunEvent, Source
 from ingest.outcomes import Outcome, RunState
-from ingest.plans import address_of, prepare_request, redact_url
+from ingest.plans import address_of, prepare_request
 from ingest.secrets import KEPT_CHARACTERS, Redactor, attach_secrets, detach_secrets, seal, unseal
 from tests.ingest.factories import UserFactory
 from tests.ingest.test_pipeline import drive, good, make_source, start
@@ -112,18 +112,6 @@ def test_the_address_that_people_see_has_no_secret():
     )
     assert "X-Api-Key" not in sent.headers
     assert prepare_request(configuration, "ü", turn=0).headers["X-Api-Key"] == "top-secret-4"
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("https://joe:pw@example.org/a?b=1", "https://example.org/a?b=1"),
-        ("https://example.org/a?token=x&b=1", "https://example.org/a?token=***&b=1"),
-        ("http://[bad", "***"),
-    ],
-)
-def test_any_url_is_redacted_before_it_is_shown(url: str, shown: str):
-    assert redact_url(url) == shown
 
 
 # ---- in every form, everywhere

@@ -207,7 +207,7 @@ def test_control_of_a_run_during_a_flush_does_not_deadlock(control: str):
         elif control == "advance":
             runs.advance_run(run.pk)
         elif control == "progress":
-            runs.report_progress(run)
+            runs.note_step(run.pk, "at work")
         else:
             open_slice(run)
 
