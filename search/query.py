@@ -78,12 +78,14 @@ Filter = KeywordFilter | StatusFilter
 class ParsedText:
     """`q` taken to pieces. All words are folded.
 
-    `surplus` are the words beyond MAX_WORDS: they need not match. `is_wordless`: it is not empty,
-    but there is nothing in it to search for.
+    `surplus` are the words beyond MAX_WORDS: they need not match. `spans` is where the words and
+    the surplus stand in `q`: everything else of it asks for something exact. `is_wordless`: it is
+    not empty, but there is nothing in it to search for.
     """
 
     words: tuple[str, ...] = ()
     surplus: tuple[str, ...] = ()
+    spans: tuple[tuple[int, int], ...] = ()
     last_is_prefix: bool = False
     phrases: tuple[tuple[str, ...], ...] = ()
     excluded: tuple[tuple[str, ...], ...] = ()
@@ -310,6 +312,7 @@ class _Parser:
     def __init__(self, raw: str) -> None:
         self.raw = raw
         self.words: list[str] = []
+        self.spans: list[tuple[int, int]] = []
         self.phrases: list[tuple[str, ...]] = []
         self.excluded: list[tuple[str, ...]] = []
         self.filters: list[Filter] = []
@@ -329,6 +332,7 @@ class _Parser:
         text = ParsedText(
             words=tuple(self.words),
             surplus=surplus,
+            spans=tuple(self.spans),
             last_is_prefix=self.last_is_prefix and bool(self.words),
             phrases=tuple(self.phrases),
             excluded=tuple(self.excluded),
@@ -369,6 +373,7 @@ class _Parser:
             self.phrases.append(words)
         else:
             self.words.extend(words)
+            self.spans.append(match.span())
             self.last_is_prefix = match.end() == len(self.raw)
 
     def _warn_of_operators(self) -> None:

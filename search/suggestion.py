@@ -36,7 +36,7 @@ def suggest_text(query: SearchQuery, plan: Plan, hits: Sequence[Hit]) -> str | N
         if found and not any(clause.tier in (Tier.EXACT, Tier.PREFIX) for clause, _ in found):
             clause, spelling = max(found, key=_count_points)
             better[clause.word] = _lower(spelling)
-    return _replace_words(to_nfc(query.raw), better) if better else None
+    return _replace_words(query, better) if better else None
 
 
 def _list_marked(hits: Sequence[Hit]) -> Iterator[tuple[str, str]]:
@@ -54,10 +54,19 @@ def _lower(spelling: str) -> str:
     return spelling.lower().replace("i\u0307", "i")
 
 
-def _replace_words(text: str, better: Mapping[str, str]) -> str:
+def _replace_words(query: SearchQuery, better: Mapping[str, str]) -> str:
+    """The text of `query` with its plain words put right, and everything else as it was typed."""
     pieces, end = [], 0
+    for first, last in query.text.spans:
+        pieces += [query.raw[end:first], *_put_right(to_nfc(query.raw[first:last]), better)]
+        end = last
+    return "".join([*pieces, query.raw[end:]]).strip()
+
+
+def _put_right(text: str, better: Mapping[str, str]) -> Iterator[str]:
+    end = 0
     for token in tokenize(text):
         if token.word in better:
-            pieces += [text[end : token.start], better[token.word]]
+            yield from (text[end : token.start], better[token.word])
             end = token.end
-    return "".join([*pieces, text[end:]]).strip()
+    yield text[end:]

@@ -55,6 +55,12 @@ def test_phrases_and_exclusions_are_folded() -> None:
     assert text.excluded == (("agac",), ("kiz", "kulesi"), ("foo", "bar"))
 
 
+def test_the_places_of_plain_words_are_known() -> None:
+    q = 'é  b -c "d e" kind:error foo:bar status:x -1 " f'
+    spans = parse_text(q).spans
+    assert [q[start:end] for start, end in spans] == ["é", "b", "foo:bar", "status:x", "-1", "f"]
+
+
 def test_fields_filter() -> None:
     text = parse_text('kind:record,error Source:cities -status:5xx outcome:"failed" x')
     assert text.filters == (

@@ -64,6 +64,25 @@ def test_misspelled_words_are_put_right_and_the_others_kept(
 
 
 @pytest.mark.parametrize(
+    ("q", "expected"),
+    [
+        ("sensor source:sensor ", "sensors source:sensor"),
+        ("sensosr -sensosr", "sensors -sensosr"),
+        ('sensosr -"no sensosr" topic:sensosr', 'sensors -"no sensosr" topic:sensors'),
+        (
+            'sensosr  Source:sensor,sensosr -kind:error "main  sensors"',
+            'sensors  Source:sensor,sensosr -kind:error "main  sensors"',
+        ),
+    ],
+)
+def test_filters_exclusions_and_phrases_stay_as_they_were_typed(
+    engine: TantivyEngine, q: str, expected: str
+) -> None:
+    fill(engine, [make_document("Main Sensors", source="sensor", pk=50)])
+    assert suggest(engine, q) == expected
+
+
+@pytest.mark.parametrize(
     "q",
     ["istanbul", "ISTANBUL ", "ista", "new york", "new haven ", "zzzzzz", "", "-new", "(", "17"],
 )
