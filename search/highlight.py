@@ -116,10 +116,11 @@ def matches(clause: Clause, word: str) -> bool:
 def _cut_passage(body: str, ranges: list[Range]) -> tuple[str, list[Range]]:
     start = _choose_start(body, ranges)
     passage = body[start : start + PASSAGE_CHARS]
+    # A word longer than the passage, as tokens and keys are, is marked as far as it is shown.
     inside = [
-        (first - start, last - start)
+        (max(first - start, 0), min(last - start, len(passage)))
         for first, last in ranges
-        if first >= start and last <= start + len(passage)
+        if first < start + len(passage) and last > start
     ]
     return passage, inside
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from search.answers import Hit
-from search.highlight import matches
+from search.highlight import PASSAGE_CHARS, matches
 from search.plan import BODY, TITLE, Clause, Plan, Tier
 from search.query import SearchQuery, Sort
 from search.text import fold, to_nfc, tokenize
@@ -42,7 +42,15 @@ def suggest_text(query: SearchQuery, plan: Plan, hits: Sequence[Hit]) -> str | N
 def _list_marked(hits: Sequence[Hit]) -> Iterator[tuple[str, str]]:
     for hit in hits:
         yield from ((TITLE, hit.title[start:end]) for start, end in hit.title_ranges)
-        yield from ((BODY, hit.text[start:end]) for start, end in hit.text_ranges)
+        yield from ((BODY, hit.text[start:end]) for start, end in _list_whole(hit))
+
+
+def _list_whole(hit: Hit) -> Iterator[tuple[int, int]]:
+    """The ranges of the passage but for those at its edges, where a word may be cut."""
+    is_cut = len(hit.text) == PASSAGE_CHARS
+    for start, end in hit.text_ranges:
+        if not is_cut or 0 < start < end < PASSAGE_CHARS:
+            yield start, end
 
 
 def _count_points(found: tuple[Clause, str]) -> int:

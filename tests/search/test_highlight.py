@@ -72,6 +72,20 @@ def test_a_passage_without_a_hit_is_the_beginning() -> None:
     assert cut_passage("", plan_of("x")) == ("", [])
 
 
+def test_a_word_longer_than_the_passage_is_marked_as_far_as_it_is_shown() -> None:
+    long_word = "eyJhbGciOiJSUzI1NiIs" * 20
+    text, ranges = cut_passage(f"Authorization: Bearer {long_word} denied", plan_of("eyjhb"))
+    assert marked(text, ranges) == [long_word[: PASSAGE_CHARS - len("Authorization: Bearer ")]]
+    text, ranges = cut_passage(long_word, plan_of("eyjhb"))
+    assert ranges == [(0, PASSAGE_CHARS)]
+
+
+def test_a_word_that_begins_before_the_passage_is_marked_in_it() -> None:
+    body = "x" * 300 + "-hit hit hit " + "y" * 300
+    text, ranges = cut_passage(body, plan_of("hit xxx"))
+    assert marked(text, ranges) == ["x" * 39, *["hit"] * 3]
+
+
 def test_ranges_are_within_the_passage_for_any_text() -> None:
     rng = random.Random(4)
     alphabet = "ab e\u0301İ🎉ʻ'\u200b-\n東"

@@ -10,6 +10,7 @@ import pytest
 from search.answers import show_hits
 from search.engines.base import Deadline
 from search.engines.tantivy import TantivyEngine
+from search.highlight import PASSAGE_CHARS
 from search.plan import Visibility
 from search.query import Kind
 from search.services import find_hits
@@ -90,6 +91,13 @@ def test_what_is_found_as_it_was_typed_or_not_at_all_is_left_alone(
     engine: TantivyEngine, q: str
 ) -> None:
     assert suggest(engine, q) is None
+
+
+def test_a_word_that_the_passage_cuts_is_not_suggested(engine: TantivyEngine) -> None:
+    body = "a gatewayz " + "y" * (PASSAGE_CHARS - 19) + " gateways and more"
+    assert body[:PASSAGE_CHARS].endswith(" gateway")
+    fill(engine, [make_document("x", body=body, source="long", pk=70)])
+    assert suggest(engine, "gateway source:long ") == "gatewayz source:long"
 
 
 def test_only_the_first_page_in_the_order_of_scores_tells(engine: TantivyEngine) -> None:
