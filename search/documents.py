@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 # Part of the index's name: raise it whenever a document is built differently, so that a fresh index
 # is filled instead of two kinds of documents being mixed.
-DOCUMENT_VERSION = 1
+DOCUMENT_VERSION = 2
 # Documents of so many rows are in memory at once.
 READ_ROWS = 500
 # Python reads no number of more digits, and not many more levels.

@@ -22,9 +22,11 @@ APOSTROPHES = "'`\u00b4\u02b9\u02bb\u02bc\u02bd\u02be\u02bf\u2018\u2019\u201b\u2
 # Invisible inside a word: soft hyphen, zero width (non-)joiner and space, word joiner, direction
 # marks, byte order mark, Arabic tatweel.
 INVISIBLE = "\u00ad\u061c\u200b-\u200f\u2060\ufeff\u0640"
-# Written without spaces, so that each character is a word of its own (as Unicode's UAX 29 does).
+# Written without spaces, so that each character is a word of its own (as Unicode's UAX 29 does),
+# with the marks behind it.
 IDEOGRAPHS = (
-    "\u3005-\u3007\u3040-\u309f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+    "\u3005-\u3007\u3040-\u3098\u309b-\u309f"
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
 EMOJI = "\u2600-\u27bf\U0001f000-\U0001faff"
 
@@ -45,7 +47,20 @@ _READ_AS: dict[str, str | None] = {
 SPELLINGS = {ord(letter): read_as for letter, read_as in _READ_AS.items()}
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
-_VIRAMA_CLASS = 9
+# The canonical combining classes of marks that only decorate a letter, and that people leave out
+# when they type: overlays (1), reading aids (6), the nukta (7), the points of Hebrew, Arabic and
+# Syriac (10-36), and the accents above and below (202-240). All others spell the word, as letters
+# do: the virama (9) and the vowel signs of Indic scripts (0, 84, 91), of Thai and Lao (103, 118)
+# and of Tibetan (129-132); the voicing of kana (8), without which パパ would be ハハ; the tones of
+# Thai and Lao (107, 122), which those who type these languages do not leave out.
+_DECORATING_CLASSES = frozenset([1, 6, 7, *range(10, 37), *range(202, 241)])
+# Spell the word although their class decorates: the tone of Burmese, the vowels i and u of
+# Buginese, the nasals and the visarga of Chakma.
+_SPELLING_MARKS = frozenset("\u1037\u1a17\u1a18\U00011100\U00011101\U00011102")
+# Choose among glyphs of the same character, or join some without being seen.
+_SELECTORS = frozenset(
+    map(chr, [0x34F, 0x180B, 0x180C, 0x180D, 0x180F, *range(0xFE00, 0xFE10)])
+) | frozenset(map(chr, range(0xE0100, 0xE01F0)))
 
 
 class Token(NamedTuple):
@@ -72,15 +87,14 @@ def _mark_ranges() -> str:
     return "".join(f"{chr(first)}-{chr(last)}" for first, last in ranges) + "\U000e0100-\U000e01ef"
 
 
+_MARKS = _mark_ranges()
 _ASCII_WORD = re.compile(r"[A-Za-z0-9]+(?:['`][A-Za-z0-9]+)*")
 _ASCII_RUN = re.compile(r"[a-z0-9]+")
 _ASCII_JOINT = re.compile("['`]")
 # Of a text without underscores: each class that is not \w alone would cost as much again.
-_ANY_WORD = re.compile(
-    rf"\w+(?:(?:[{_mark_ranges()}{INVISIBLE}]|[{APOSTROPHES}](?=\w))\w*)*|[{EMOJI}]"
-)
+_ANY_WORD = re.compile(rf"\w+(?:(?:[{_MARKS}{INVISIBLE}]|[{APOSTROPHES}](?=\w))\w*)*|[{EMOJI}]")
 _IDEOGRAPH = re.compile(f"[{IDEOGRAPHS}]")
-_PIECE = re.compile(f"[{IDEOGRAPHS}]|[^{IDEOGRAPHS}]+")
+_PIECE = re.compile(f"[{IDEOGRAPHS}][{_MARKS}]*|[^{IDEOGRAPHS}]+")
 _ARTICLE = re.compile(f"([^{APOSTROPHES}]+)[{APOSTROPHES}](?=.)")
 _DIVISIBLE = re.compile(f"[{APOSTROPHES}{IDEOGRAPHS}]")
 # A character that no other one decomposes to.
@@ -187,13 +201,10 @@ def _fold_char(char: str) -> str:
 
 
 def _is_decoration(char: str) -> bool:
-    """Whether a mark decorates its letter (é) rather than being a letter (Hindi vowels).
-
-    Canonical combining classes: 230 and around are the accents of Latin, Greek and Cyrillic,
-    10–35 the points of Hebrew and Arabic, 7 the nukta; Indic and Thai vowel signs have class 0 and
-    the virama 9.
-    """
-    return unicodedata.combining(char) not in (0, _VIRAMA_CLASS)
+    """Whether a mark decorates its letter (é) rather than being a letter (Hindi vowels)."""
+    if char in _SELECTORS:
+        return True
+    return unicodedata.combining(char) in _DECORATING_CLASSES and char not in _SPELLING_MARKS
 
 
 def _is_kept(char: str) -> bool:

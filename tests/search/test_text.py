@@ -26,6 +26,9 @@ from search.text import MAX_WORD_CHARS, fold_words, to_nfc, tokenize
         ("کتاب كتاب كـتـاب", ["كتاب"] * 3),
         ("हिन्दी", ["हिन्दी"]),
         ("서울", ["서울"]),
+        ("ｶﾞﾗｽ ガラス カ\u3099ラス", ["ガラス"] * 3),
+        ("がか か\u3099 か\u309a", ["が", "か", "が", "か\u309a"]),
+        ("葛\U000e0100城 1\ufe0f\u20e3", ["葛", "城", "1"]),
         ("東京都 カタカナ", ["東", "京", "都", "カタカナ"]),
         ("🎉party👩‍👧", ["🎉", "party", "👩", "👧"]),
         ("①② ٣٤ １２ 10.0.0.1", ["12", "34", "12", "10", "0", "0", "1"]),
@@ -39,6 +42,35 @@ from search.text import MAX_WORD_CHARS, fold_words, to_nfc, tokenize
 )
 def test_words_are_folded(text: str, words: list[str]) -> None:
     assert fold_words(text) == words
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "パパ ハハ ババ",
+        "ガラス カラス",
+        "か が か\u309a",
+        "หมู หมุ หม",
+        "ป่า ป้า ปา",
+        "ກຸ ກູ ກ",
+        "ກ່າ ກ້າ ກາ",
+        "བོད བད བུད",
+        "తె తె\u0c56 తె\u0c55",
+        "တို တို့",
+        "ᨀᨗ ᨀᨘ ᨀ",
+    ],
+)
+def test_marks_that_spell_a_word_are_kept(words: str) -> None:
+    folded = [" ".join(fold_words(word)) for word in words.split()]
+    assert len(set(folded)) == len(folded)
+    assert fold_words(unicodedata.normalize("NFKD", words)) == fold_words(words)
+
+
+@pytest.mark.parametrize(
+    "words", ["é e", "שָׁלוֹם שלום", "مُحَمَّد محمد", "ज़रा जरा", "Ελλάς Ελλας", "ё е", "ܐܰ ܐ", "a\u0336 a"]
+)
+def test_marks_that_decorate_are_dropped(words: str) -> None:
+    assert len(set(fold_words(words))) == 1
 
 
 def test_every_normal_form_gives_the_same_words() -> None:
@@ -56,6 +88,7 @@ def test_every_normal_form_gives_the_same_words() -> None:
 def test_words_without_their_places_are_the_same_words() -> None:
     chance = random.Random(7)
     letters = "aBc019'`’ʻ -_.,éÉıİßØłəأبتي\u0301\u0308हिन्दी東京カ🎉\u200b\u00ad\ud800서울L'd'"
+    letters += "がﾊﾟ\u309aหมู่\ufe0f"
     texts = ["".join(chance.choices(letters, k=chance.randint(1, 12))) for _ in range(5_000)]
     texts += ["".join(chance.choices("aBl' `-9", k=8)) for _ in range(1_000)]
     for text in texts:
