@@ -7,7 +7,7 @@ and count Unicode code points of the string they belong to.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from math import inf
 
@@ -82,7 +82,7 @@ class _Judge:
     def find_ranges(self, tokens: Sequence[Token]) -> list[Range]:
         hit = {index for index, token in enumerate(tokens) if self._is_hit(token.word)}
         hit.update(self._find_phrases(tokens))
-        return [(tokens[index].start, tokens[index].end) for index in sorted(hit)]
+        return _merge((tokens[index].start, tokens[index].end) for index in sorted(hit))
 
     def _is_hit(self, word: str) -> bool:
         known = self._known.get(word)
@@ -111,6 +111,16 @@ def matches(clause: Clause, word: str) -> bool:
     if not is_near or not clause.is_shelved:
         return is_near
     return find_shelf(word) == find_shelf(clause.word)
+
+
+def _merge(ranges: Iterable[Range]) -> list[Range]:
+    """`ranges`, sorted, without overlaps: several words may stand in one sign (½ is 1 and 2)."""
+    merged: list[Range] = []
+    for start, end in ranges:
+        if merged and start < merged[-1][1]:
+            start, end = merged[-1][0], max(end, merged.pop()[1])
+        merged.append((start, end))
+    return merged
 
 
 def _cut_passage(body: str, ranges: list[Range]) -> tuple[str, list[Range]]:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice
 from typing import NamedTuple
 
 MAX_WORD_CHARS = 64
@@ -34,6 +34,12 @@ EMOJI = "\u2600-\u27bf\U0001f000-\U0001faff"
 # Oʻzbekiston, O'Brien, don't.
 ELISIONS = frozenset(
     ["l", "d", "j", "m", "n", "s", "t", "c", "qu", "dell", "all", "nell", "dall", "sull", "un"]
+)
+
+# Where the signs are that stand for several characters.
+_SIGN_BLOCKS = (
+    *(range(0xBC, 0xBF), range(0x2100, 0x2190), range(0x2460, 0x2500), range(0x2E80, 0x2FE0)),
+    range(0x3190, 0x3400),
 )
 
 # Letters that have no decomposition but are read as these.
@@ -76,26 +82,65 @@ def _mark_ranges() -> str:
 
     Python's `\\w` leaves them out, which would cut Hindi, Thai and pointed Arabic words to pieces.
     """
+    codes = range(0x300, 0x1F000)
+    marks = _join_ranges(code for code in codes if unicodedata.category(chr(code))[0] == "M")
+    return marks + "\U000e0100-\U000e01ef"
+
+
+def _join_ranges(codes: Iterable[int]) -> str:
+    """`codes`, which ascend, as the inside of a character class."""
     ranges: list[list[int]] = []
-    for code in range(0x300, 0x1F000):
-        if unicodedata.category(chr(code))[0] != "M":
-            continue
+    for code in codes:
         if ranges and ranges[-1][1] == code - 1:
             ranges[-1][1] = code
         else:
             ranges.append([code, code])
-    return "".join(f"{chr(first)}-{chr(last)}" for first, last in ranges) + "\U000e0100-\U000e01ef"
+    return "".join(f"{chr(first)}-{chr(last)}" for first, last in ranges)
+
+
+def _list_signs() -> dict[str, str]:
+    """The signs that stand for something typed with several characters, and what that is.
+
+    Units (㎏, ㎡), fractions (½) and what is enclosed or squared (⒜, ㈱, Ⓐ, ㋀). A fraction is no
+    part of the number before it: 1½ is 1 1⁄2. The degree sign of ℃ is no word.
+    """
+    signs = {}
+    for sign in map(chr, chain.from_iterable(_SIGN_BLOCKS)):
+        typed = unicodedata.normalize("NFKC", sign)
+        if typed != sign and _is_sign(sign, typed):
+            signs[sign] = f" {typed}" if "\u2044" in typed else typed.replace("°", "")
+    return signs
+
+
+def _is_sign(char: str, typed: str) -> bool:
+    # Raised signs (™) and № stand beside a name or a number, and are no part of what is looked for.
+    if char == "№" or unicodedata.decomposition(char).startswith("<super>"):
+        return False
+    if unicodedata.category(char) == "So":
+        return any(map(str.isalnum, typed))
+    return unicodedata.category(char) == "No" and not typed.isdecimal()
 
 
 _MARKS = _mark_ranges()
+_SIGNS = _list_signs()
+_SIGN_CLASS = _join_ranges(map(ord, _SIGNS))
 _ASCII_WORD = re.compile(r"[A-Za-z0-9]+(?:['`][A-Za-z0-9]+)*")
 _ASCII_RUN = re.compile(r"[a-z0-9]+")
 _ASCII_JOINT = re.compile("['`]")
 # Of a text without underscores: each class that is not \w alone would cost as much again.
 _ANY_WORD = re.compile(rf"\w+(?:(?:[{_MARKS}{INVISIBLE}]|[{APOSTROPHES}](?=\w))\w*)*|[{EMOJI}]")
+# The same for texts with signs in them, which are few.
+_SIGNED_WORD = re.compile(
+    rf"[\w{_SIGN_CLASS}]\w*"
+    rf"(?:(?:[{_MARKS}{INVISIBLE}{_SIGN_CLASS}]|[{APOSTROPHES}](?=[\w{_SIGN_CLASS}]))\w*)*|[{EMOJI}]"
+)
 _IDEOGRAPH = re.compile(f"[{IDEOGRAPHS}]")
 _PIECE = re.compile(f"[{IDEOGRAPHS}][{_MARKS}]*|[^{IDEOGRAPHS}]+")
 _ARTICLE = re.compile(f"([^{APOSTROPHES}]+)[{APOSTROPHES}](?=.)")
+# Few ranges, which are searched for much faster than the signs themselves.
+_PERHAPS_SIGN = re.compile(
+    "[" + "".join(f"{chr(block[0])}-{chr(block[-1])}" for block in _SIGN_BLOCKS) + "]"
+)
 _DIVISIBLE = re.compile(f"[{APOSTROPHES}{IDEOGRAPHS}]")
 # A character that no other one decomposes to.
 _BETWEEN = "\n"
@@ -114,21 +159,26 @@ def to_nfc(text: str) -> str:
 
 def tokenize(text: str) -> Iterator[Token]:
     """The words of `text`, which must be NFC, in order; as many at a time as are wanted soon."""
-    matches = _choose_pattern(text).finditer(text.replace("_", " "))
+    pattern = _choose_pattern(text)
+    matches = pattern.finditer(text.replace("_", " "))
     size = 32
     while some := list(islice(matches, size)):
-        raws = [(match.group(), match.start()) for match in some]
-        if any(_DIVISIBLE.search(raw) for raw, _ in raws):
-            raws = [piece for raw, start in raws for piece in _split(raw, start)]
-        folded = _fold_all(_BETWEEN.join([raw for raw, _ in raws])).split(_BETWEEN)
-        for word, (raw, start) in zip(folded, raws, strict=True):
+        raws = [(match.group(), match.start(), match.end()) for match in some]
+        if pattern is _SIGNED_WORD:
+            raws = [piece for raw, start, _ in raws for piece in _split_typed(raw, start)]
+        elif any(_DIVISIBLE.search(raw) for raw, _, _ in raws):
+            raws = [piece for raw, start, _ in raws for piece in _split(raw, start)]
+        folded = _fold_all(_BETWEEN.join([raw for raw, _, _ in raws])).split(_BETWEEN)
+        for word, (_, start, end) in zip(folded, raws, strict=True):
             if word:
-                yield Token(word[:MAX_WORD_CHARS], start, start + len(raw))
+                yield Token(word[:MAX_WORD_CHARS], start, end)
         size = 256
 
 
 def _choose_pattern(text: str) -> re.Pattern[str]:
-    return _ASCII_WORD if text.isascii() else _ANY_WORD
+    if text.isascii():
+        return _ASCII_WORD
+    return _SIGNED_WORD if _PERHAPS_SIGN.search(text) else _ANY_WORD
 
 
 def fold_words(text: str) -> list[str]:
@@ -136,12 +186,14 @@ def fold_words(text: str) -> list[str]:
     if text.isascii() and not _ASCII_JOINT.search(text):
         return _cut(_ASCII_RUN.findall(text.lower()))
     text = to_nfc(text).replace("_", " ")
-    words: list[str] = _choose_pattern(text).findall(text)
+    if _PERHAPS_SIGN.search(text):
+        text = "".join([_SIGNS.get(char, char) for char in text])
+    words: list[str] = (_ASCII_WORD if text.isascii() else _ANY_WORD).findall(text)
     if _DIVISIBLE.search(text):
         pieces: list[str] = []
         for word in words:
             if _DIVISIBLE.search(word):
-                pieces += [piece for piece, _ in _split(word, 0)]
+                pieces += [piece for piece, _, _ in _split(word, 0)]
             else:
                 pieces.append(word)
         words = pieces
@@ -167,16 +219,25 @@ def _fold_all(words: str) -> str:
     return unicodedata.normalize("NFC", _decompose(words).translate(_FOLDED))
 
 
-def _split(raw: str, start: int) -> Iterator[tuple[str, int]]:
+def _split(raw: str, start: int) -> Iterator[tuple[str, int, int]]:
     article = _ARTICLE.match(raw)
     if article and fold(article.group(1)) in ELISIONS:
-        yield article.group(1), start
+        yield article.group(1), start, start + article.end(1)
         yield from _split(raw[article.end() :], start + article.end())
     elif raw.isascii() or not _IDEOGRAPH.search(raw):
-        yield raw, start
+        yield raw, start, start + len(raw)
     else:
         for piece in _PIECE.finditer(raw):
-            yield piece.group(), start + piece.start()
+            yield piece.group(), start + piece.start(), start + piece.end()
+
+
+def _split_typed(raw: str, start: int) -> Iterator[tuple[str, int, int]]:
+    """As if the signs in `raw` had been typed; the words of one sign stand at the same place."""
+    pieces = [_SIGNS.get(char, char) for char in raw]
+    origins = [start + index for index, piece in enumerate(pieces) for _ in piece]
+    for match in _ANY_WORD.finditer("".join(pieces)):
+        for word, first, end in _split(match.group(), match.start()):
+            yield word, origins[first], origins[end - 1] + 1
 
 
 def _decompose(text: str) -> str:

@@ -43,6 +43,9 @@ def cut_passage(body: str, plan: Plan) -> tuple[str, list[Range]]:
         ('"new york"', "new new york york", ["new", "york"]),
         ("a1234", "a1234 a1235", ["a1234"]),
         ("-york new", "new york", ["new"]),
+        ("10kg ", "\U0001f600 10㎏ 10kg", ["10㎏", "10kg"]),
+        ("1 2kg ", "1½kg 東½", ["1", "½kg", "½"]),
+        ('"ハハ"', "パパ ハハ ﾊﾊ", ["ハハ", "ﾊﾊ"]),
         ("", "anything", []),
     ],
 )

@@ -28,6 +28,10 @@ from search.text import MAX_WORD_CHARS, fold_words, to_nfc, tokenize
         ("서울", ["서울"]),
         ("ｶﾞﾗｽ ガラス カ\u3099ラス", ["ガラス"] * 3),
         ("がか か\u3099 か\u309a", ["が", "か", "が", "か\u309a"]),
+        ("10㎏ 10kg 20㎡ 20m² 4℃ 8㎧ 8m/s", [*["10kg"] * 2, *["20m2"] * 2, "4c", *["8m", "s"] * 2]),
+        ("½ 1½ 2⅓kg 1⁄2 12", ["1", "2", "1", "1", "2", "2", "1", "3kg", "1", "2", "12"]),
+        ("㈱日立 ㍿ ㋀ 10㌔ ⼀", [*"株日立株式会社", "1", "月", "10キロ", "一"]),
+        ("Windows™ №5 Ⓗⓘ x⒜ l'㎏ o'㎏", ["windows", "5", "hi", "x", "a", "l", "kg", "okg"]),
         ("葛\U000e0100城 1\ufe0f\u20e3", ["葛", "城", "1"]),
         ("東京都 カタカナ", ["東", "京", "都", "カタカナ"]),
         ("🎉party👩‍👧", ["🎉", "party", "👩", "👧"]),
@@ -88,7 +92,7 @@ def test_every_normal_form_gives_the_same_words() -> None:
 def test_words_without_their_places_are_the_same_words() -> None:
     chance = random.Random(7)
     letters = "aBc019'`’ʻ -_.,éÉıİßØłəأبتي\u0301\u0308हिन्दी東京カ🎉\u200b\u00ad\ud800서울L'd'"
-    letters += "がﾊﾟ\u309aหมู่\ufe0f"
+    letters += "がﾊﾟ\u309aหมู่\ufe0f½㎏㍿℃⒜"
     texts = ["".join(chance.choices(letters, k=chance.randint(1, 12))) for _ in range(5_000)]
     texts += ["".join(chance.choices("aBl' `-9", k=8)) for _ in range(1_000)]
     for text in texts:
@@ -119,6 +123,19 @@ def test_spans_are_code_points_of_the_nfc_text(text: str) -> None:
         assert 0 <= token.start < token.end <= len(nfc)
         assert fold_words(nfc[token.start : token.end]) == [token.word]
     assert [t.start for t in spans] == sorted(t.start for t in spans)
+
+
+@pytest.mark.parametrize(
+    ("text", "spans"),
+    [
+        ("a 10㎏!", [("a", "a"), ("10㎏", "10kg")]),
+        ("1½kg x", [("1", "1"), ("½", "1"), ("½kg", "2kg"), ("x", "x")]),
+        ("\U0001f600㈱日", [("\U0001f600",) * 2, ("㈱", "株"), ("日", "日")]),
+        ("㏂㍿b", [("㏂", "a"), ("㏂", "m"), *[("㍿", each) for each in "株式会社"], ("b", "b")]),
+    ],
+)
+def test_a_sign_is_the_place_of_all_its_words(text: str, spans: list[tuple[str, str]]) -> None:
+    assert [(text[start:end], word) for word, start, end in tokenize(text)] == spans
 
 
 def test_ascii_and_general_tokenizers_agree() -> None:
