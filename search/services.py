@@ -159,7 +159,8 @@ def find_hits(
     *,
     is_counted: bool = False,
 ) -> tuple[Plan, Found]:
-    """The hits of the first stage that finds enough, or of the one that the cursor pins.
+    """The hits of the first stage that finds enough, and one that meets all words if any stage
+    finds one; or of the stage that the cursor pins.
 
     One more than a page, to know whether there is a next one; facets and histogram beside them if
     it `is_counted`. Raises SearchUnavailable.

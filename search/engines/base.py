@@ -132,8 +132,12 @@ class View(Protocol):
         interval_us: int | None,
         deadline: Deadline,
     ) -> Found:
-        """The first `size` hits after the position of the first plan that finds enough, or else of
-        the last. With `interval_us` also the counts over everything that it matches."""
+        """The first `size` hits after the position of the plan that answers. With `interval_us`
+        also the counts over everything that it matches.
+
+        That plan is the first with enough hits of which one meets all words; or else the first with
+        enough hits; or else the last. Each plan finds whatever those before it find.
+        """
         ...
 
     def read_time_bounds(self, *, deadline: Deadline = NO_DEADLINE) -> tuple[int, int] | None:

@@ -42,7 +42,12 @@ from search.engines.elasticsearch_errors import (
     read_only,
     translated,
 )
-from search.engines.elasticsearch_plan import compile_plan, compile_scored, compile_sort
+from search.engines.elasticsearch_plan import (
+    compile_all_words,
+    compile_plan,
+    compile_scored,
+    compile_sort,
+)
 from search.errors import SearchPartial, SearchTimeout, SearchUnavailable
 from search.plan import Plan
 
@@ -62,6 +67,8 @@ GRACE_SECONDS = 0.1
 _MAX_FACET_VALUES = 10_000
 # The server works on them side by side; most queries need one or two stages.
 _STAGES_AT_ONCE = 2
+# Counts the hits that meet all words.
+_WHOLE = "whole"
 _MAX_IDS = 5_000
 _MAX_WHOLE = 500
 # Aggregations count in doubles.
@@ -460,19 +467,24 @@ class ElasticsearchView:
             page["search_after"] = [after.value, after.tie]
         if interval_us is not None:
             page["aggs"] = _compile_counts(interval_us)
-        for start in range(0, len(plans), _STAGES_AT_ONCE):
-            asked = plans[start : start + _STAGES_AT_ONCE]
-            searches = [page | _compile_search(plan, order) for plan in asked]
-            for plan, answer in zip(asked, self._search_all(searches, deadline), strict=True):
-                total = int(answer["hits"]["total"]["value"])
-                if total >= plan.enough_hits:
-                    break
-            if total >= plan.enough_hits:
-                break
+        plan, answer = _choose_answer(self._ask_in_turn(plans, page, order, deadline))
         hits = [_read_hit(hit, order) for hit in answer["hits"]["hits"]]
         summary = None if interval_us is None else _read_counts(answer, interval_us)
         deadline.check()
-        return Found(plan, total, hits, summary)
+        return Found(plan, _count_hits(answer), hits, summary)
+
+    def _ask_in_turn(
+        self, plans: Sequence[Plan], page: dict[str, Any], order: Order, deadline: Deadline
+    ) -> Iterator[tuple[Plan, Mapping[str, Any]]]:
+        is_choice = len(plans) > 1
+        for start in range(0, len(plans), _STAGES_AT_ONCE):
+            asked = plans[start : start + _STAGES_AT_ONCE]
+            searches = [page | _compile_search(plan, order) for plan in asked]
+            for plan, search in zip(asked, searches, strict=True):
+                if is_choice and plan.may_lack_words:
+                    whole = {_WHOLE: {"filter": compile_all_words(plan)}}
+                    search["aggs"] = page.get("aggs", {}) | whole
+            yield from zip(asked, self._search_all(searches, deadline), strict=True)
 
     def scan(self, plan: Plan, *, order: Order, batch: int = 1_000) -> Iterator[EngineHit]:
         search = {"size": batch, "track_total_hits": False} | _compile_search(plan, order)
@@ -578,6 +590,29 @@ def _check_answer(answer: Mapping[str, Any]) -> Mapping[str, Any]:
         raise SearchTimeout("Elasticsearch stopped a search that took too long.")
     _check_shards(answer["_shards"])
     return answer
+
+
+def _choose_answer(
+    answers: Iterable[tuple[Plan, Mapping[str, Any]]],
+) -> tuple[Plan, Mapping[str, Any]]:
+    enough = None
+    for plan, answer in answers:
+        if _count_hits(answer) < plan.enough_hits:
+            continue
+        if _has_whole_hit(answer):
+            return plan, answer
+        enough = enough or (plan, answer)
+    return enough or (plan, answer)
+
+
+def _count_hits(answer: Mapping[str, Any]) -> int:
+    return int(answer["hits"]["total"]["value"])
+
+
+def _has_whole_hit(answer: Mapping[str, Any]) -> bool:
+    """Whether one of the hits meets all words; all of them do where that was not asked."""
+    counted = answer.get("aggregations", {}).get(_WHOLE)
+    return counted is None or counted["doc_count"] > 0
 
 
 def _compile_search(plan: Plan, order: Order) -> dict[str, Any]:

@@ -65,6 +65,12 @@ def compile_plan(plan: Plan) -> Query:
     }
 
 
+def compile_all_words(plan: Plan) -> Query:
+    """What those of the plan's hits match that meet all words."""
+    words = plan.require_all_words().words
+    return {"bool": {"filter": [_best(_compile_tiers(word)) for word in words]}}
+
+
 def compile_sort(order: Order) -> list[dict[str, str]]:
     key = {
         Order.BEST: {"_score": "desc"},

@@ -186,6 +186,12 @@ class _Ranked(NamedTuple):
     address: tantivy.DocAddress
 
 
+class _Answer(NamedTuple):
+    plan: Plan
+    search: _Search
+    page: list[_Ranked]
+
+
 class TantivyView:
     def __init__(self, searcher: tantivy.Searcher) -> None:
         self._searcher = searcher
@@ -201,13 +207,13 @@ class TantivyView:
         interval_us: int | None,
         deadline: Deadline,
     ) -> Found:
+        def ask(plan: Plan) -> _Answer:
+            search = _Search(self, compile_plan(plan), order=order, deadline=deadline)
+            return _Answer(plan, search, search.collect(size, after))
+
         def find_now() -> Found:
             with translated():
-                for plan in plans:
-                    search = _Search(self, compile_plan(plan), order=order, deadline=deadline)
-                    page = search.collect(size, after)
-                    if search.total >= plan.enough_hits:
-                        break
+                plan, search, page = self._ask_in_turn(plans, ask, deadline)
                 hits = [
                     EngineHit(
                         value=hit.value,
@@ -221,6 +227,26 @@ class TantivyView:
             return Found(plan, search.total, hits, summary)
 
         return _run_in_time(find_now, deadline)
+
+    def _ask_in_turn(
+        self, plans: Sequence[Plan], ask: Callable[[Plan], _Answer], deadline: Deadline
+    ) -> _Answer:
+        for place, plan in enumerate(plans):
+            answer = ask(plan)
+            if answer.search.total >= plan.enough_hits:
+                # Later plans find enough as well, so of them only this has to be known.
+                better = self._find_whole(plans[place:], deadline)
+                return answer if better is plan else ask(better)
+        return answer
+
+    def _find_whole(self, plans: Sequence[Plan], deadline: Deadline) -> Plan:
+        """The first plan with a hit that meets all words, or else the first one."""
+        if len(plans) > 1 and plans[0].may_lack_words:
+            for plan in plans:
+                deadline.check()
+                if self.run(compile_plan(plan.require_all_words()), 1, count=False).hits:
+                    return plan
+        return plans[0]
 
     def scan(self, plan: Plan, *, order: Order, batch: int = 1_000) -> Iterator[EngineHit]:
         with translated():

@@ -112,6 +112,13 @@ QUERIES = [
     *("new york -haven", '-"new york"', "-new", "refused connection host ankara", "timeout 504"),
     *("москва", "масква", "القاهره", "東京", "strasse", "17", "1", "10.0.0.1", "66 route", "🎉"),
     *("ozbekiston", "o'zbekiston", "tashkent", "toshknet", "angers york izmir ankara"),
+    *(
+        "new york havn ",
+        "new yrok havn",
+        "york new zzzzzz",
+        "refused by hots ankara",
+        "new york ist",
+    ),
     *("connection", "conection refusd", "zzzzzz", "refused", "kind:error refused", "status:5xx"),
     *("source:cities,osm new", "-source:cities new", "outcome:failed", '"refused"', "\u200b", "("),
     *("!!! kind:record", "-17", "-504 timeout", "a b c d e f g h i j york new refused haven host"),
@@ -167,7 +174,7 @@ class EngineContract:
         documents = build_mixture(random.Random(5), 240)
         for start in range(0, 240, 60):
             fill(engine, documents[start : start + 60])
-        for q in ("", "new", "istanbul", "connection", "york new haven ankara"):
+        for q in ("", "new", "istanbul", "connection", "york new haven ankara", "new yrok haven"):
             query = ask(q, sort=sort, size="3")
             _, expected = oracle.answer(documents, query, STAFF)
             assert [i for i, _ in read_pages(engine, query)] == [i for i, _ in expected], q
@@ -276,6 +283,41 @@ class EngineContract:
         assert plan.stage > 0
         assert found.total == 11
 
+    @pytest.mark.parametrize("sort", ["score", "time", "-time"])
+    def test_a_misspelled_word_of_three_is_not_given_up_while_a_later_stage_finds_it(
+        self, engine: Engine, sort: str
+    ) -> None:
+        washers = [make_document(f"pressure washer model{pk}", pk=pk) for pk in range(1, 21)]
+        documents = fill(engine, [*washers, make_document("bosch pressure washer", pk=100)])
+        for q in ("bosc pressure washer ", "bosc pressure wash", "bosch presure washer "):
+            query = ask(q, sort=sort)
+            stage, expected = oracle.answer(documents, query, STAFF)
+            found, summary = count(engine, query)
+            assert (found.plan.stage, found.total) == (stage, len(expected)) == (1, 21), q
+            assert sum(summary.facets["kind"].values()) == sum(summary.histogram.values()) == 21
+            assert read_pages(engine, ask(q, sort=sort, size="4")) == [
+                (i, units if sort == "score" else None) for i, units in expected
+            ]
+        assert titles(engine, "bosc pressure washer ")[0] == "bosch pressure washer"
+
+    def test_where_no_stage_finds_all_words_the_first_with_enough_hits_answers(
+        self, engine: Engine
+    ) -> None:
+        fill(engine, [make_document(f"pressure washer {pk}", pk=pk) for pk in range(1, 21)])
+        fill(engine, [make_document("pressurs washer", pk=100)])
+        plan, found = find(engine, ask("zzzzzz pressure washer "))
+        assert (plan.stage, found.total) == (0, 20)
+        # Too few for any stage: the last one answers.
+        plan, found = find(engine, ask("zzzzzz pressure washer ", size="50"))
+        assert (plan.stage, found.total) == (3, 21)
+
+    def test_a_hit_of_all_words_counts_only_where_filters_let_it_pass(self, engine: Engine) -> None:
+        fill(engine, [make_document(f"pressure washer {pk}", pk=pk) for pk in range(1, 21)])
+        fill(engine, [make_document("bosch pressure washer", pk=100, source="osm")])
+        for q in ("bosc pressure washer source:cities", "bosc pressure washer -bosch"):
+            plan, found = find(engine, ask(f"{q} "))
+            assert (plan.stage, found.total) == (0, 20), q
+
     def test_a_long_phrase_is_exact_whether_wanted_or_excluded(self, engine: Engine) -> None:
         line = "one two three four five six seven eight nine ten eleven twelve thirteen"
         others = [f"{line} {end}" for end in ("fourteen", "fifteen")]
@@ -362,7 +404,7 @@ class EngineContract:
 
     def test_facets_and_histogram_count_exactly(self, engine: Engine) -> None:
         documents = fill(engine, build_mixture(random.Random(17), 300))
-        for q in ("", "new", "refused connection", "istnbul"):
+        for q in ("", "new", "refused connection", "istnbul", "new yrok haven"):
             query = ask(q)
             _, expected = oracle.answer(documents, query, STAFF)
             matching = [d for d in documents if d.id in dict(expected)]

@@ -7,6 +7,7 @@ nothing with any compiler.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from search.documents import Document
 from search.engines.base import Order
@@ -34,11 +35,18 @@ def answer(
 ) -> tuple[int, list[tuple[str, int]]]:
     """The stage that answers, and (document id, score in units) of all hits in order."""
     known = list(documents)
-    for stage in list_stages(query.text):
+    stages = list_stages(query.text)
+    found = {}
+    whole = set()
+    for stage in stages:
         plan = build_plan(query, stage=stage, visibility=visibility)
-        hits = [(d, score) for d in known if (score := score_units(plan, d)) is not None]
-        if len(hits) >= max(query.size, 10):
-            break
+        found[stage] = [(d, score) for d in known if (score := score_units(plan, d)) is not None]
+        strict = replace(plan, least_matching=len(plan.words))
+        if any(score_units(strict, d) is not None for d, _ in found[stage]):
+            whole.add(stage)
+    enough = [stage for stage in stages if len(found[stage]) >= max(query.size, 10)]
+    stage = next((s for s in enough if s in whole), enough[0] if enough else stages[-1])
+    hits = found[stage]
     keys = {
         Sort.SCORE: lambda hit: (-hit[1], hit[0].tie),
         Sort.OLDEST: lambda hit: (hit[0].at_us, hit[0].tie),

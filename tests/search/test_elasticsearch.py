@@ -340,6 +340,25 @@ def test_every_search_asks_for_all_shards_and_names_what_is_left_of_the_budget(
     assert 0 < int(left) <= 5_000
 
 
+def test_whether_a_hit_meets_all_words_takes_no_request_of_its_own(
+    script: Script, engine: ElasticsearchEngine
+) -> None:
+    answers = [
+        {
+            "timed_out": False,
+            "_shards": SHARDS,
+            "hits": {"total": {"value": total, "relation": "eq"}, "hits": []},
+            "aggregations": {"whole": {"doc_count": whole}},
+            "status": 200,
+        }
+        for total, whole in [(20, 0), (21, 1)]
+    ]
+    script.say("POST /_msearch", {"took": 1, "responses": answers})
+    plan, found = find_hits(engine.open(), ask("three or more"), STAFF, Deadline(5))
+    assert (plan.stage, found.total) == (1, 21)
+    assert len([1 for request, _ in script.asked if request.startswith("POST /_msearch")]) == 1
+
+
 @pytest.mark.parametrize(
     ("kind", "status", "raised"),
     [

@@ -105,6 +105,13 @@ def test_later_stages_only_add() -> None:
     assert clauses[0] < clauses[1] < clauses[2] < clauses[3]
 
 
+@pytest.mark.parametrize(("q", "may"), [("", False), ("a b", False), ("a b c", True)])
+def test_documents_may_lack_words_from_three_words_on(q: str, may: bool) -> None:
+    plan = build_plan(read_query({"q": [q]}), stage=0, visibility=Visibility())
+    assert plan.may_lack_words is may
+    assert not plan.require_all_words().may_lack_words
+
+
 @pytest.mark.parametrize(
     ("q", "stages"),
     [
