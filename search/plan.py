@@ -82,7 +82,7 @@ STAGES: tuple[tuple[tuple[Tier, str], ...], ...] = (
 ENOUGH_HITS = 10
 
 # A prefix with a typo in it is compared with the prefixes of a word, which Elasticsearch has up to
-# this length.
+# this length. Of a longer one its beginning counts, which tells enough.
 MIN_PREFIX_TYPO_CHARS, MAX_PREFIX_TYPO_CHARS = 4, 15
 
 # The static factor of a document: 1 + rank / RANK_UNIT. It orders within a tier and never lifts a
@@ -95,7 +95,8 @@ _TITLE_RANK = 80
 
 @dataclass(frozen=True, slots=True)
 class Clause:
-    """A way in which a word of a `field` meets a `word` of the query; worth `points`.
+    """A way in which a word of a `field` meets a `word` of the query (or, with a typo in a long
+    prefix, its beginning); worth `points`.
 
     Each of `extras` is a field and a term of the index, and points more for documents that have it;
     the best one counts.
@@ -261,7 +262,8 @@ def _clauses(word: str, tiers: list[tuple[Tier, str]], *, may_be_prefix: bool) -
     for tier, field in tiers:
         if _applies(tier, word, may_be_prefix=may_be_prefix):
             extras = tuple(_list_extras(tier, word)) if field == TITLE else ()
-            yield Clause(tier, field, word, POINTS[tier] * FIELD_BOOSTS[field], extras)
+            wanted = word[:MAX_PREFIX_TYPO_CHARS] if tier is Tier.PREFIX_TYPO else word
+            yield Clause(tier, field, wanted, POINTS[tier] * FIELD_BOOSTS[field], extras)
 
 
 def _list_extras(tier: Tier, word: str) -> Iterator[tuple[str, str, int]]:
@@ -283,7 +285,7 @@ def _applies(tier: Tier, word: str, *, may_be_prefix: bool) -> bool:
     if tier in (Tier.PREFIX, Tier.PREFIX_TYPO) and not may_be_prefix:
         return False
     if tier is Tier.PREFIX_TYPO:
-        return count_edits(word) > 0 and MIN_PREFIX_TYPO_CHARS <= len(word) <= MAX_PREFIX_TYPO_CHARS
+        return count_edits(word) > 0 and len(word) >= MIN_PREFIX_TYPO_CHARS
     return count_edits(word) >= EDITS[tier]
 
 

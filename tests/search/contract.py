@@ -18,6 +18,7 @@ from search.cursor import Cursor, Position
 from search.documents import Document, build_document
 from search.engines.base import Deadline, Engine, Found, IndexMissing, Summary
 from search.errors import SearchTimeout
+from search.highlight import Highlighter
 from search.plan import Plan, Visibility
 from search.query import Kind, SearchQuery, read_query
 from search.services import find_hits
@@ -241,6 +242,26 @@ class EngineContract:
     def test_it_forgives_typos(self, engine: Engine, q: str, best: str) -> None:
         fill(engine, [make_document(name, pk=pk) for pk, name in enumerate(NAMES, 1)])
         assert titles(engine, q)[0] == best
+
+    @pytest.mark.parametrize(
+        "q",
+        [
+            *("dataintegrtyvi", "dataintegrtyviol", "dataintegrityvoilation"),
+            *("dataintegrityviolatoinex", "dataintegrtyviolationexceptio"),
+        ],
+    )
+    def test_it_forgives_a_typo_in_a_half_typed_word_of_any_length(
+        self, engine: Engine, q: str
+    ) -> None:
+        names = ["DataIntegrityViolationException", "DataIntegrationException"]
+        documents = fill(engine, [make_document(name, pk=pk) for pk, name in enumerate(names, 1)])
+        query = ask(q)
+        stage, expected = oracle.answer(documents, query, STAFF)
+        plan, found = find(engine, query)
+        assert plan.stage == stage
+        assert [(hit.shown["id"], hit.score_units) for hit in found.hits] == expected
+        assert found.hits[0].shown["title"] == names[0]
+        assert Highlighter(plan).mark(names[0], "")[0] == [(0, len(names[0]))]
 
     def test_exact_beats_prefix_beats_typo_beats_two_typos(self, engine: Engine) -> None:
         names = ["marbletown", "marbles", "marple", "marblle x", "morple", "marble"]

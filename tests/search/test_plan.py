@@ -105,6 +105,14 @@ def test_later_stages_only_add() -> None:
     assert clauses[0] < clauses[1] < clauses[2] < clauses[3]
 
 
+def test_of_a_long_prefix_with_a_typo_its_beginning_is_looked_for() -> None:
+    query = read_query({"q": ["dataintegrityviolatoin"]})
+    [word] = build_plan(query, stage=3, visibility=Visibility()).words
+    wanted = {clause.tier: clause.word for clause in word}
+    assert wanted.pop(Tier.PREFIX_TYPO) == "dataintegrityvi"
+    assert set(wanted.values()) == {"dataintegrityviolatoin"}
+
+
 @pytest.mark.parametrize(("q", "may"), [("", False), ("a b", False), ("a b c", True)])
 def test_documents_may_lack_words_from_three_words_on(q: str, may: bool) -> None:
     plan = build_plan(read_query({"q": [q]}), stage=0, visibility=Visibility())
