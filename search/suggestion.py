@@ -34,8 +34,9 @@ def suggest_text(query: SearchQuery, plan: Plan, hits: Sequence[Hit]) -> str | N
             if clause.field == field and matches(clause, fold(spelling))
         ]
         if found and not any(clause.tier in (Tier.EXACT, Tier.PREFIX) for clause, _ in found):
-            clause, spelling = max(found, key=_count_points)
-            better[clause.word] = _lower(spelling)
+            _, spelling = max(found, key=_count_points)
+            # The first way to meet a word is exactly; others may look for its beginning only.
+            better[clauses[0].word] = _lower(spelling)
     return _replace_words(query, better) if better else None
 
 

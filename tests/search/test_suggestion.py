@@ -19,7 +19,7 @@ from tests.search.contract import STAFF, ask, fill, make_document
 
 NAMES = [
     *("İstanbul", "New York", "Ankara", "Москва", "Oʻzbekiston", "São Paulo"),
-    *("Gateway timeout", "L'Aquila", "New Haven"),
+    *("Gateway timeout", "L'Aquila", "New Haven", "DataIntegrityViolationException"),
 ]
 
 
@@ -53,6 +53,7 @@ def suggest(
         ("ozbekistn ", "oʻzbekiston"),
         ("sao pualo", "sao paulo"),
         ("l'aqiula", "l'aquila"),
+        ("dataintegrtyviolationex", "dataintegrityviolationexception"),
         ("source:cities -haven New  yrok", "source:cities -haven New  york"),
         ('"new york" aknara timeuot gatway', '"new york" ankara timeout gateway'),
     ],
