@@ -51,7 +51,7 @@ lint:
 	$(RUN) bash .ci/check-deploy
 
 unit:
-	$(PYTEST) -n 2 -m "not live and not browser and not faults"
+	$(PYTEST) -n 3 -m "not live and not browser and not faults"
 
 test: check ## Everything, with real services
 	$(PYTEST) -n 2 --dist loadfile -m "(live or browser or faults) and not alone"
