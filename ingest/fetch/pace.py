@@ -1,8 +1,8 @@
 """The rate that an upstream bears, learned from its refusals. Pure: times are passed in.
 
-Falls when refusals pile up, at most once a second; a fall that does not lower their share within
-three seconds is taken back, because those 429s are not about the rate. Rises in small steps while
-nothing is refused; a refusal right after a step undoes it and makes the next one wait longer.
+Falls when refusals pile up, at most once a second; a deep fall that does not lower their share
+within three seconds is taken back, because those 429s are not about the rate. Rises in small steps
+while nothing is refused; a refusal right after a step undoes it and makes the next one wait longer.
 
 Ten refusals in a row shut the source for a second, then for two, four, …, with one probe after
 each. Once it lets us in again, what it let pass since the last time, over the time it took, is the
@@ -31,8 +31,11 @@ STORM_SHARE, EARLY_STORM_SHARE = 0.3, 0.5
 LEAK_SHARE, LEARNED_LEAK_SHARE = 0.02, 0.002
 LEAK_DEVIATIONS = 2.5
 ENOUGH_ANSWERS = 20
-# A fall that helped at least halves the share of refusals.
-HELPED_SHARE = 0.5
+# A fall that helped at least halves the share of refusals. One that left more than this of the rate
+# tells nothing where it did not: it may have been too small.
+HELPED_SHARE, SHALLOW_SHARE = 0.5, 0.85
+# That it did not help is said this much later: who has seen it help is heard before.
+HEARING_SECONDS = 0.5
 RISE_SECONDS = 5.0
 MAX_RISE_SECONDS = 600.0
 # Steps grow while nothing is refused, so that a rate that was learned too low is left behind.
@@ -344,15 +347,27 @@ class Pace:
             return
         passed, refused, _ = self._look_back(MEMORY_SECONDS, now)
         share = refused / (passed + refused)
-        if share >= HELPED_SHARE * control.trial_share:
+        if share < HELPED_SHARE * control.trial_share:
+            control.noise_seconds = 0.0
+            control.trial_at, control.at = 0.0, now
+        elif now - control.trial_at < JUDGE_SECONDS + HEARING_SECONDS:
+            return
+        elif (rate := control.rate or 0.0) > max(MIN_RATE, self._shallow_rate):
+            control.rate = max(MIN_RATE, rate * (1 - share) * FALL_FACTOR)
+            control.trial_at = control.fell_at = now
+            self._change(now)
+        else:
             control.rate = control.trial_rate
             control.noise_share, control.noise_at = share, now
             again_after = max(NOISE_SECONDS, 2 * control.noise_seconds)
             control.noise_seconds = min(MAX_NOISE_SECONDS, again_after)
+            control.trial_at = 0.0
             self._change(now)
-        else:
-            control.noise_seconds = 0.0
-        control.trial_at, control.at = 0.0, now
+
+    @property
+    def _shallow_rate(self) -> float:
+        """A fall that ends above it was a small one."""
+        return SHALLOW_SHARE * (self.control.trial_rate or math.inf)
 
     def _rise(self, now: float) -> None:
         control = self.control

@@ -148,6 +148,47 @@ def test_a_fall_that_does_not_help_is_taken_back():
     assert pace.limit == 100
 
 
+def on_trial(*, rate: float, before: float, share: float) -> Pace:
+    """A fall from `before` to `rate`, because this share was refused."""
+    pace = Pace(configured=None)
+    pace.adopt(
+        Control(
+            at=1000,
+            rate=rate,
+            changed_at=1000,
+            fell_at=1000,
+            trial_at=1000,
+            trial_rate=before,
+            trial_share=share,
+        )
+    )
+    return pace
+
+
+def test_a_fall_that_was_too_small_to_help_is_followed_by_another():
+    """A limit of 20, found with a rate of 30: 27 does not help, which tells nothing yet."""
+    pace = on_trial(rate=27.0, before=30.0, share=0.2)
+    simulate(pace, upstream_of(Limit("sliding", 20)), seconds=8)
+    assert pace.rate is not None
+    assert pace.rate < 22
+    assert pace.control.noise_share == 0
+
+
+def test_a_fall_that_one_slice_has_seen_help_helped():
+    """Each sees half of the answers; who saw more refusals hears of it before it judges."""
+    one, other = (on_trial(rate=22.0, before=30.0, share=0.3) for _ in range(2))
+    for step in range(35):
+        at = 1000 + step * 0.1
+        one.note(sent_at=at, now=at, is_refused=False, named_wait=None, cap=60)
+        is_refused = step < 30 and step % 5 == 0
+        other.note(sent_at=at, now=at, is_refused=is_refused, named_wait=None, cap=60)
+        if step == 32:
+            other.adopt(Control.of(json.loads(json.dumps(one.control.as_json()))))
+    assert other.control.noise_share == 0
+    assert other.rate is not None
+    assert other.rate < 28
+
+
 def test_the_rate_never_falls_below_one_a_second_and_at_most_once_a_second():
     pace = Pace(configured=50)
     rates = []

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from tests.live.limited import Limit, Traffic, describe_source, serve_limited
-from tests.live.stack import Stack, run_stack
+from tests.live.stack import Stack, run_stack, wait_for
 
 pytestmark = [pytest.mark.live, pytest.mark.alone]
 
-SECONDS = 28.0
-WARM_UP_SECONDS = 18.0
+SECONDS = 20.0
+# What is learned is looked at over a span, once the storm of the first seconds is over.
+WARM_UP_SECONDS, SPAN_SECONDS = 10.0, 10.0
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +33,9 @@ def start(stack: Stack, slug: str, address: str, **limits: object) -> int:
     return stack.start_run(slug)
 
 
-def watch(stack: Stack, runs: list[int], addresses: list[str]) -> list[Traffic]:
-    """The traffic of some time; the runs are cancelled then."""
-    time.sleep(SECONDS)
-    seen = [Traffic.of(address) for address in addresses]
+def cancel(stack: Stack, runs: list[int]) -> None:
     for run in runs:
         stack.api("POST", f"/api/runs/{run}/cancel/")
-    return seen
 
 
 def test_limits_hold_over_workers_and_runs_as_the_server_counts(workers: Stack) -> None:
@@ -51,7 +49,9 @@ def test_limits_hold_over_workers_and_runs_as_the_server_counts(workers: Stack) 
             start(workers, "batch", batch, batch={"requests": 5, "pause_seconds": 1}),
             start(workers, "quota", quota, per_second=30, quota={"requests": 90, "per": "month"}),
         ]
-        seen = watch(workers, runs, addresses)
+        time.sleep(SECONDS)
+        seen = [Traffic.of(address) for address in addresses]
+        cancel(workers, runs)
     # What the server noted late by its own fault is not held against us.
     assert seen[0].peak(1.0 - seen[0].lag) <= 20
     assert seen[0].rate() >= 0.85 * 20
@@ -70,11 +70,20 @@ def test_hidden_limits_are_found_and_used(workers: Stack) -> None:
             start(workers, "bucket", addresses[1]),
             start(workers, "open", addresses[2], per_second=60),
         ]
-        *learned, beside = watch(workers, runs, addresses)
-    for traffic in learned:
-        steady = traffic.since(WARM_UP_SECONDS)
-        assert steady.rate() >= 0.75 * 20
-        # It is still learning; bench/limits.py looks longer.
-        assert steady.refused_share <= 0.06
+        # How soon is a matter of luck and of the machine; bench/limits.py tells how well.
+        for address in addresses[:2]:
+            wait_for("a limit that is known", partial(is_learned, address), timeout_seconds=120)
+        beside = Traffic.of(addresses[2])
+        cancel(workers, runs)
     assert beside.peak(1.0 - beside.lag) <= 60
     assert beside.rate() >= 0.75 * 60
+
+
+def is_learned(address: str) -> bool:
+    """Whether the latest requests used the 20/s well and were seldom refused."""
+    traffic = Traffic.of(address)
+    seconds = traffic.all[-1] - traffic.all[0] if traffic.all else 0.0
+    if seconds < WARM_UP_SECONDS + SPAN_SECONDS:
+        return False
+    latest = traffic.since(seconds - SPAN_SECONDS)
+    return latest.rate() >= 0.75 * 20 and latest.refused_share <= 0.06
