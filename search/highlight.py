@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
 from math import inf
 
 from search.distance import is_within, is_within_prefix
 from search.plan import BODY, TITLE, Clause, Plan, Tier
 from search.shelves import find_shelf
-from search.text import Token, tokenize
+from search.text import Tokens, tokenize
 
 PASSAGE_CHARS = 240
 _LEAD_CHARS = 40
@@ -60,8 +59,8 @@ class Highlighter:
         # What was found is answered in any case: late is worse than without marks.
         if judge.is_idle or self._count_seconds_left() < spare_seconds:
             return [], 0
-        tokens = list(islice(tokenize(text), most_words))
-        return judge.find_ranges(tokens), len(tokens)
+        tokens = tokenize(text, limit=most_words)
+        return judge.find_ranges(tokens), len(tokens.words)
 
 
 class _Judge:
@@ -69,7 +68,12 @@ class _Judge:
 
     def __init__(self, plan: Plan, field: str) -> None:
         words = (*plan.words, *plan.surplus)
-        self._clauses = [clause for word in words for clause in word if clause.field == field]
+        clauses = [clause for word in words for clause in word if clause.field == field]
+        # What is within one typo is within two.
+        wider = {clause.word for clause in clauses if clause.tier is Tier.TWO_TYPOS}
+        self._clauses = [
+            each for each in clauses if each.tier is not Tier.TYPO or each.word not in wider
+        ]
         self._phrases: dict[str, list[tuple[str, ...]]] = {}
         for phrase in dict.fromkeys(plan.phrases):
             self._phrases.setdefault(phrase[0], []).append(phrase)
@@ -79,22 +83,20 @@ class _Judge:
     def is_idle(self) -> bool:
         return not (self._clauses or self._phrases)
 
-    def find_ranges(self, tokens: Sequence[Token]) -> list[Range]:
-        hit = {index for index, token in enumerate(tokens) if self._is_hit(token.word)}
-        hit.update(self._find_phrases(tokens))
-        return _merge((tokens[index].start, tokens[index].end) for index in sorted(hit))
+    def find_ranges(self, tokens: Tokens) -> list[Range]:
+        known = self._known
+        for word in tokens.words:
+            if word not in known:
+                known[word] = any(matches(clause, word) for clause in self._clauses)
+        hit = {index for index, word in enumerate(tokens.words) if known[word]}
+        if self._phrases:
+            hit.update(self._find_phrases(tokens.words))
+        return _merge(tokens.spans[index] for index in sorted(hit))
 
-    def _is_hit(self, word: str) -> bool:
-        known = self._known.get(word)
-        if known is None:
-            known = self._known[word] = any(matches(clause, word) for clause in self._clauses)
-        return known
-
-    def _find_phrases(self, tokens: Sequence[Token]) -> Iterator[int]:
-        for start, token in enumerate(tokens):
-            for phrase in self._phrases.get(token.word, ()):
-                stands = tokens[start : start + len(phrase)]
-                if tuple(found.word for found in stands) == phrase:
+    def _find_phrases(self, words: Sequence[str]) -> Iterator[int]:
+        for start, word in enumerate(words):
+            for phrase in self._phrases.get(word, ()):
+                if tuple(words[start : start + len(phrase)]) == phrase:
                     yield from range(start, start + len(phrase))
 
 

@@ -74,8 +74,8 @@ def _replace_words(query: SearchQuery, better: Mapping[str, str]) -> str:
 
 def _put_right(text: str, better: Mapping[str, str]) -> Iterator[str]:
     end = 0
-    for token in tokenize(text):
-        if token.word in better:
-            yield from (text[end : token.start], better[token.word])
-            end = token.end
+    for word, (start, after) in zip(*tokenize(text), strict=True):
+        if word in better:
+            yield from (text[end:start], better[word])
+            end = after
     yield text[end:]

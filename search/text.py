@@ -69,12 +69,11 @@ _SELECTORS = frozenset(
 ) | frozenset(map(chr, range(0xE0100, 0xE01F0)))
 
 
-class Token(NamedTuple):
-    """A folded word and where it stands: `text[start:end]`."""
+class Tokens(NamedTuple):
+    """The folded words of a text, and the half-open ranges where they stand in it."""
 
-    word: str
-    start: int
-    end: int
+    words: list[str]
+    spans: list[tuple[int, int]]
 
 
 def _mark_ranges() -> str:
@@ -157,22 +156,30 @@ def to_nfc(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def tokenize(text: str) -> Iterator[Token]:
-    """The words of `text`, which must be NFC, in order; as many at a time as are wanted soon."""
+def tokenize(text: str, *, limit: int | None = None) -> Tokens:
+    """The words of `text`, which must be NFC, in order; at most `limit` of them, or fewer, as what
+    folds to nothing counts too."""
     pattern = _choose_pattern(text)
-    matches = pattern.finditer(text.replace("_", " "))
-    size = 32
-    while some := list(islice(matches, size)):
-        raws = [(match.group(), match.start(), match.end()) for match in some]
-        if pattern is _SIGNED_WORD:
-            raws = [piece for raw, start, _ in raws for piece in _split_typed(raw, start)]
-        elif any(_DIVISIBLE.search(raw) for raw, _, _ in raws):
-            raws = [piece for raw, start, _ in raws for piece in _split(raw, start)]
-        folded = _fold_all(_BETWEEN.join([raw for raw, _, _ in raws])).split(_BETWEEN)
-        for word, (_, start, end) in zip(folded, raws, strict=True):
-            if word:
-                yield Token(word[:MAX_WORD_CHARS], start, end)
-        size = 256
+    matches = list(islice(pattern.finditer(text.replace("_", " ")), limit))
+    typed = [match.group() for match in matches]
+    spans = [match.span() for match in matches]
+    joined = _BETWEEN.join(typed)
+    if pattern is _SIGNED_WORD or _DIVISIBLE.search(joined):
+        pieces: list[tuple[str, int, int]] = []
+        for raw, (start, end) in zip(typed, spans, strict=True):
+            if pattern is _SIGNED_WORD:
+                pieces += _split_typed(raw, start)
+            elif _DIVISIBLE.search(raw):
+                pieces += _split(raw, start)
+            else:
+                pieces.append((raw, start, end))
+        spans = [(start, end) for _, start, end in pieces]
+        joined = _BETWEEN.join([raw for raw, _, _ in pieces])
+    words = _fold_all(joined).split(_BETWEEN)
+    if not all(words):
+        kept = [index for index, word in enumerate(words) if word]
+        words, spans = [words[index] for index in kept], [spans[index] for index in kept]
+    return Tokens(_cut(words)[:limit], spans[:limit])
 
 
 def _choose_pattern(text: str) -> re.Pattern[str]:

@@ -167,3 +167,7 @@ def test_a_beginning_may_be_within_reach() -> None:
     assert is_within_prefix("isan", "istanbul", 1)
     assert not is_within_prefix("xyan", "istanbul", 1)
     assert not is_within_prefix("istanbulx", "ist", 1)
+    for begun in ("conxne", "xconne", "onnect", "ocnnect", "conn", "conne", "connectionless"):
+        assert is_within_prefix("conne", begun, 1), begun
+    for begun in ("", "con", "nnect", "cxxne", "xconnx"):
+        assert not is_within_prefix("conne", begun, 1), begun

@@ -29,6 +29,7 @@ def engine(tmp_path: Path) -> TantivyEngine:
     with engine.start_rebuild() as rebuild:
         rebuild.publish()
     fill(engine, [make_document(name, pk=pk) for pk, name in enumerate(NAMES, 1)])
+    fill(engine, [make_document("HTTP Error", body="connection refused", pk=99)])
     return engine
 
 
@@ -55,6 +56,7 @@ def suggest(
         ("l'aqiula", "l'aquila"),
         ("dataintegrtyviolationex", "dataintegrityviolationexception"),
         ("source:cities -haven New  yrok", "source:cities -haven New  york"),
+        ("connection rfus", "connection refused"),
         ('"new york" aknara timeuot gatway', '"new york" ankara timeout gateway'),
     ],
 )

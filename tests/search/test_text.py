@@ -96,7 +96,7 @@ def test_words_without_their_places_are_the_same_words() -> None:
     texts = ["".join(chance.choices(letters, k=chance.randint(1, 12))) for _ in range(5_000)]
     texts += ["".join(chance.choices("aBl' `-9", k=8)) for _ in range(1_000)]
     for text in texts:
-        assert fold_words(text) == [token.word for token in tokenize(to_nfc(text))]
+        assert fold_words(text) == tokenize(to_nfc(text)).words
 
 
 def test_folding_a_folded_word_changes_nothing() -> None:
@@ -117,12 +117,12 @@ def test_folding_a_folded_word_changes_nothing() -> None:
 )
 def test_spans_are_code_points_of_the_nfc_text(text: str) -> None:
     nfc = to_nfc(text)
-    spans = list(tokenize(nfc))
-    assert spans
-    for token in spans:
-        assert 0 <= token.start < token.end <= len(nfc)
-        assert fold_words(nfc[token.start : token.end]) == [token.word]
-    assert [t.start for t in spans] == sorted(t.start for t in spans)
+    tokens = tokenize(nfc)
+    assert tokens.words
+    for word, (start, end) in zip(*tokens, strict=True):
+        assert 0 <= start < end <= len(nfc)
+        assert fold_words(nfc[start:end]) == [word]
+    assert tokens.spans == sorted(tokens.spans)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,15 @@ def test_spans_are_code_points_of_the_nfc_text(text: str) -> None:
     ],
 )
 def test_a_sign_is_the_place_of_all_its_words(text: str, spans: list[tuple[str, str]]) -> None:
-    assert [(text[start:end], word) for word, start, end in tokenize(text)] == spans
+    words, found = tokenize(text)
+    assert [(text[a:b], word) for word, (a, b) in zip(words, found, strict=True)] == spans
+
+
+@pytest.mark.parametrize("text", ["a b c d", "l'aquila x", "㏂㍿b", "東京都", "1½kg x"])
+def test_the_first_words_are_those_of_all(text: str) -> None:
+    whole = tokenize(text)
+    for limit in range(8):
+        assert tokenize(text, limit=limit) == (whole.words[:limit], whole.spans[:limit])
 
 
 def test_ascii_and_general_tokenizers_agree() -> None:
@@ -146,3 +154,4 @@ def test_ascii_and_general_tokenizers_agree() -> None:
 def test_a_long_word_is_cut() -> None:
     assert fold_words("x" * 5000) == ["x" * MAX_WORD_CHARS]
     assert fold_words("é" * 5000) == ["e" * MAX_WORD_CHARS]
+    assert tokenize("x" * 70) == (["x" * MAX_WORD_CHARS], [(0, 70)])
