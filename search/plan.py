@@ -55,6 +55,7 @@ EDITS = {
 LENGTH_POINTS: dict[Tier, dict[int, int]] = {
     Tier.PREFIX: {1: 9, 2: 6, 3: 3},
     Tier.TYPO: {1: 5},
+    Tier.PREFIX_TYPO: {0: 1, 1: 3, 2: 3, 3: 2, 4: 1},
     Tier.TWO_TYPOS: {0: 1, 1: 2, 2: 3},
 }
 # Points more where the title has the typed word with two neighbouring letters exchanged.
@@ -77,16 +78,17 @@ STAGES: tuple[tuple[tuple[Tier, str], ...], ...] = (
     ),
     ((Tier.TYPO, TITLE), (Tier.PREFIX_TYPO, TITLE)),
     ((Tier.TWO_TYPOS, TITLE),),
-    ((Tier.TYPO, BODY), (Tier.TWO_TYPOS, BODY)),
+    ((Tier.TYPO, BODY), (Tier.PREFIX_TYPO, BODY), (Tier.TWO_TYPOS, BODY)),
 )
 ENOUGH_HITS = 10
 
 # A prefix with a typo in it is compared with the prefixes of a word, which Elasticsearch has up to
-# this length. Of a longer one its beginning counts, which tells enough.
+# this length (in bodies: is given as a pattern). Of a longer one its beginning counts, which tells
+# enough.
 MIN_PREFIX_TYPO_CHARS, MAX_PREFIX_TYPO_CHARS = 4, 15
 
 # The static factor of a document: 1 + rank / RANK_UNIT. It orders within a tier and never lifts a
-# tier over the next one (3 × 48 + 6 times 1.25 is less than 3 × 130, and so on down). A sum of at
+# tier over the next one (3 × 48 + 9 times 1.25 is less than 3 × 130, and so on down). A sum of at
 # most 6,560 points times this is exact in both engines.
 RANK_UNIT = 512
 MAX_RANK = 127
@@ -114,8 +116,9 @@ class Clause:
 
     @property
     def is_shelved(self) -> bool:
-        """Whether only words of the same script count (see `search.shelves`)."""
-        return self.tier in (Tier.TYPO, Tier.TWO_TYPOS)
+        """Whether only words of the same script count (see `search.shelves`); beginnings of the
+        words of titles stand together."""
+        return self.edits > 0 and (self.tier, self.field) != (Tier.PREFIX_TYPO, TITLE)
 
     @property
     def indexed(self) -> tuple[str, str]:

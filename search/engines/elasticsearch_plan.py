@@ -16,6 +16,7 @@ from typing import Any
 from search.engines.base import Order
 from search.plan import (
     ADJACENCY_POINTS,
+    BODY,
     EDITS,
     FIELD_BOOSTS,
     PHRASE_POINTS,
@@ -30,7 +31,8 @@ from search.shelves import MARK_CHARS
 Query = dict[str, Any]
 
 # A typo inside a prefix is looked for among the beginnings of the title's words: Elasticsearch has
-# no query that joins both.
+# no query that joins both. A body has too many beginnings: there its words are compared with a
+# pattern, which costs more to find and nothing to keep.
 PREFIXES = "title_prefixes"
 
 
@@ -91,7 +93,10 @@ def _compile_tiers(word: tuple[Clause, ...]) -> Iterator[Query]:
     """One `multi_match` per tier, over the fields that the word is looked for in."""
     tiers: dict[tuple[Any, ...], list[Clause]] = {}
     for clause in word:
-        tiers.setdefault((clause.tier, clause.extras), []).append(clause)
+        if clause.tier is Tier.PREFIX_TYPO and clause.field == BODY:
+            yield _compile_pattern(clause)
+        else:
+            tiers.setdefault((clause.tier, clause.extras), []).append(clause)
     for (tier, extras), clauses in tiers.items():
         found = {"multi_match": _compile_tier(tier, clauses)}
         if not extras:
@@ -117,6 +122,24 @@ def _compile_tier(tier: Tier, clauses: list[Clause]) -> Query:
         # There is no typo in the mark of a shelf.
         query |= {"prefix_length": MARK_CHARS} if clauses[0].is_shelved else {}
     return query
+
+
+def _compile_pattern(clause: Clause) -> Query:
+    """The words that begin with the clause's word, but for one edit."""
+    field, marked = clause.indexed
+    pattern = f"{marked[:MARK_CHARS]}{spell_one_edit(clause.word)}.*"
+    return {"regexp": {field: {"value": pattern, "flags": "NONE", "boost": clause.points}}}
+
+
+def spell_one_edit(word: str) -> str:
+    """The regular expression of `word` with at most one edit: in its first half, in its second, or
+    an exchange where they meet. No character of a folded word is an operator."""
+    if len(word) == 1:
+        # Another character, none, or one more before it.
+        return f".?{word}?"
+    left, right = word[: len(word) // 2], word[len(word) // 2 :]
+    exchanged = f"{left[:-1]}{right[0]}{left[-1]}{right[1:]}"
+    return f"({spell_one_edit(left)}{right}|{left}{spell_one_edit(right)}|{exchanged})"
 
 
 def _best(queries: Iterable[Query]) -> Query:

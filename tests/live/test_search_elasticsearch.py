@@ -96,6 +96,7 @@ WORDS = [
     *("source:cities san", "-source:cities", "kind:error timeout", "status:5xx", "status:404"),
     *("outcome:failed refused", "outcome:failed,refused", "source:nobody x", "status:500..502"),
     # errors: digits, addresses, versions, emoji
+    *("connetci", "conection refu", "gatwa", "certifcate expi", "reset by pere", "host-7 refsu"),
     *("timeout", "timeot ", "connection refused", "conection refusd ", "504", "50", "503 host"),
     *(
         "10.0.0.17",

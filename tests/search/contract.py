@@ -127,6 +127,45 @@ QUERIES = [
     " ".join(["x"] * 12 + NAMES),
 ]
 
+MESSAGES = [
+    "[Errno 111] connection refused by host istanbul",
+    "Bağlantı reddedildi: İstanbul sunucusundan yanıt gelmiyor",
+    "Соединение отклонено удалённым узлом",
+    "انقطع الاتصال بالخادم",
+    "SQLTransientConnectionException: timed out after 30s, code E1234",
+    "DataIntegrityViolationException in PaymentGatewayClient.java:412",
+    "aaaaaaaaaaaaaaaaaaaaab of 𐐨𐐩𐐪𐐫𐐬𐐭𐐮𐐯𐐰𐐱𐐲𐐳𐐴𐐵𐐶𐐷𐐸𐐹",
+]
+# What is typed, and the words of one message that are marked for it.
+HALF_TYPED = [
+    ("connetci", ["connection"]),
+    ("onnecti", ["connection"]),
+    ("xonnecti", ["connection"]),
+    ("conenct", ["connection"]),
+    ("refuserd by hots istnab", ["refused", "by", "host", "istanbul"]),
+    ("refused connetci", ["connection", "refused"]),
+    ("connetci ", []),
+    ("conx", ["connection"]),
+    ("cnx", []),
+    ("111 conneci", ["111", "connection"]),
+    ("c0nnecti", []),
+    ("e123x", []),
+    ("baglatni", ["Bağlantı"]),
+    ("SUNUCUSUNDNA", ["sunucusundan"]),
+    ("reddedıldı sunucsun", ["reddedildi", "sunucusundan"]),
+    ("содинени", ["Соединение"]),
+    ("откланен", ["отклонено"]),
+    ("сединен", ["Соединение"]),
+    ("cоединен", []),  # begins with a Latin letter
+    ("اللاتصا", ["الاتصال"]),
+    ("sqltransietncon", ["SQLTransientConnectionException"]),
+    ("sqltransietnconnectionexcep", ["SQLTransientConnectionException"]),
+    ("dataintegrtyviol", ["DataIntegrityViolationException"]),
+    ("in pyamentgate", ["in", "PaymentGatewayClient"]),
+    ("aaaaaabaaaaaaaaaaa", ["aaaaaaaaaaaaaaaaaaaaab"]),
+    ("𐐨𐐩𐐫𐐪𐐬𐐭𐐮𐐯𐐰𐐱𐐲𐐳𐐴𐐵𐐶𐐷", ["𐐨𐐩𐐪𐐫𐐬𐐭𐐮𐐯𐐰𐐱𐐲𐐳𐐴𐐵𐐶𐐷𐐸𐐹"]),
+]
+
 RECORD_SOURCES = ["cities", "osm"]
 ERROR_SOURCES = ["cities", "osm", "mine", None]
 DELAYS = [timedelta(microseconds=us) for us in (0, 1, 500_000, 86_400_000_000)]
@@ -262,6 +301,35 @@ class EngineContract:
         assert [(hit.shown["id"], hit.score_units) for hit in found.hits] == expected
         assert found.hits[0].shown["title"] == names[0]
         assert Highlighter(plan).mark(names[0], "")[0] == [(0, len(names[0]))]
+
+    def test_it_forgives_a_typo_in_a_half_typed_word_of_a_body(self, engine: Engine) -> None:
+        names = [make_document(name, pk=pk) for pk, name in enumerate(NAMES, 1)]
+        errors = [make_document("Error", body=text, pk=pk) for pk, text in enumerate(MESSAGES, 101)]
+        documents = fill(engine, [*names, *errors])
+        for q, marked in HALF_TYPED:
+            query = ask(q)
+            stage, expected = oracle.answer(documents, query, STAFF)
+            plan, found = find(engine, query)
+            assert (plan.stage, found.total) == (stage, len(expected)), q
+            got = [(hit.shown["id"], hit.score_units) for hit in found.hits]
+            assert got == expected[: len(got)], q
+            marks = [
+                [passage[start:end] for start, end in ranges]
+                for hit in found.hits
+                for _, passage, ranges in [Highlighter(plan).mark("", hit.shown["body"])]
+            ]
+            assert marked in marks if marked else not any(marks), q
+
+    def test_a_typo_in_the_beginning_ranks_below_one_typo_and_above_two(
+        self, engine: Engine
+    ) -> None:
+        bodies = ["mrable", "marbeltown", "morbel", "marble", "marbletown"]
+        documents = [make_document("row", body=body, pk=pk) for pk, body in enumerate(bodies, 1)]
+        fill(engine, [*documents, make_document("marbeltown", pk=9)])
+        _, found = find(engine, ask("marble"))
+        assert [hit.shown["body"] or hit.shown["title"] for hit in found.hits] == [
+            *("marble", "marbeltown", "marbletown", "mrable", "marbeltown", "morbel")
+        ]
 
     def test_exact_beats_prefix_beats_typo_beats_two_typos(self, engine: Engine) -> None:
         names = ["marbletown", "marbles", "marple", "marblle x", "morple", "marble"]

@@ -6,12 +6,14 @@ The contract and real troubles are in tests/live/test_search_elasticsearch*.py.
 from __future__ import annotations
 
 import json
+import random
 import re
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -24,8 +26,10 @@ from django.utils import timezone
 from django_elasticsearch_dsl.registries import registry
 from elasticsearch import Elasticsearch
 
-from ingest.models import ErrorLog, Record
+from ingest.models import ErrorLog, Outbox, Record
 from portal.config import BASE_DIR
+from search import indexer
+from search.distance import is_within_prefix
 from search.documents import (
     Document,
     ErrorDocument,
@@ -43,7 +47,9 @@ from search.engines.elasticsearch_bulk import (
     SENDERS,
     write_batch,
 )
+from search.engines.elasticsearch_plan import spell_one_edit
 from search.errors import SearchPartial, SearchTimeout, SearchUnavailable
+from search.plan import MAX_PREFIX_TYPO_CHARS
 from search.query import Kind
 from search.services import find_hits
 from tests.search.contract import STAFF, ask, make_document
@@ -265,6 +271,25 @@ def test_what_is_not_the_documents_fault_parks_no_document(
     play_bulk(script, lambda _: {"status": status, "error": {"type": kind, "reason": "so"}})
     with pytest.raises(error):
         engine.apply(upserts=[make_document()], deletes=[])
+
+
+@pytest.mark.django_db
+def test_a_machine_without_a_thread_left_parks_no_document(
+    script: Script,
+    engine: ElasticsearchEngine,
+    store: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store("row")
+
+    def fail(self: ThreadPoolExecutor) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(indexer, "get_engine", lambda: engine)
+    monkeypatch.setattr(ThreadPoolExecutor, "_adjust_thread_count", fail)
+    with pytest.raises(SearchUnavailable):
+        indexer.drain_batch()
+    assert not Outbox.objects.filter(parked_at__isnull=False).exists()
 
 
 def test_a_document_that_is_refused_for_good_is_named_beside_those_that_are_not(
@@ -500,6 +525,77 @@ def test_an_index_that_may_answer_is_not_removed(
     with pytest.raises(SearchUnavailable), engine.start_rebuild() as rebuild:
         rebuild.publish()
     assert any(request.startswith("DELETE") for request, _ in script.asked) == is_removed
+
+
+def test_what_a_killed_rebuild_left_behind_is_removed_and_nothing_else(
+    script: Script, engine: ElasticsearchEngine
+) -> None:
+    """It may have been killed while it filled its index, or before it removed the old one."""
+    filling, replaced, kept = (f"test-{name_layout()}-{n}" for n in (2, 3, 4))
+    aliases: dict[str, dict[str, Any]] = {
+        INDEX: {ALIAS: {}},
+        filling: {f"{filling}-filling": {}},
+        replaced: {},
+        kept: {"somebody-elses": {}},
+        "test-v-by-hand": {},
+    }
+    script.say("GET /test-v*", {index: {"aliases": found} for index, found in aliases.items()})
+    script.say("DELETE /test-v", {"acknowledged": True})
+    engine.remove_unfinished()
+    removed = [request.split("?")[0] for request, _ in script.asked if request[:6] == "DELETE"]
+    assert removed == [f"DELETE /{filling}", f"DELETE /{replaced}"]
+
+
+@pytest.mark.django_db
+def test_a_server_that_makes_indexes_too_late_is_not_filled_with_them(
+    script: Script, engine: ElasticsearchEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: dict[str, Any] = {}
+
+    def name_index() -> str:
+        return script.asked[-1][0].split("/")[1].split("?")[0]
+
+    def play_create(sent: bytes) -> tuple[int, Any]:
+        made[name_index()] = {"aliases": json.loads(sent)["aliases"]}
+        return 503, {"error": {"type": "process_cluster_event_timeout_exception"}, "status": 503}
+
+    def play_delete(sent: bytes) -> tuple[int, Any]:
+        del made[name_index()]
+        return 200, {"acknowledged": True}
+
+    gone = {"error": {"type": "index_not_found_exception"}, "status": 404}
+    script.say(f"GET /{ALIAS}", gone, 404)
+    script.answers["GET /test-v*"] = lambda _: (200, made)
+    script.answers["PUT /test-v"] = play_create
+    script.answers["DELETE /test-v"] = play_delete
+    monkeypatch.setattr(indexer, "get_engine", lambda: engine)
+    for _ in range(3):
+        with pytest.raises(SearchUnavailable):
+            indexer.ensure_index()
+    assert len(made) == 1
+
+
+# --- typos in prefixes ------------------------------------------------------------------------
+
+
+def test_the_pattern_of_a_word_with_one_edit_means_what_is_marked() -> None:
+    rng = random.Random(5)
+    found = set()
+    for _ in range(3_000):
+        typed = "".join(rng.choices("ab", k=rng.randint(1, MAX_PREFIX_TYPO_CHARS)))
+        word = "".join(rng.choices("ab", k=rng.randint(0, len(typed) + 2)))
+        near = typed[: (at := rng.randrange(len(typed)))] + word[:1] + typed[at + 1 :] + word[:2]
+        for begun in (word, near, near[1:], near[1::-1] + near[2:]):
+            is_near = bool(re.fullmatch(f"{spell_one_edit(typed)}.*", begun))
+            assert is_near == is_within_prefix(typed, begun, 1), (typed, begun)
+            found.add(is_near)
+    assert found == {False, True}
+
+
+def test_the_longest_pattern_is_one_that_the_server_takes() -> None:
+    word = "".join(map(chr, range(0x10428, 0x10428 + MAX_PREFIX_TYPO_CHARS)))
+    # Java counts these letters twice; the server's limit is index.max_regex_length.
+    assert len(spell_one_edit(word).encode("utf-16-le")) // 2 < 500
 
 
 # --- the Documents of django-elasticsearch-dsl ------------------------------------------------
