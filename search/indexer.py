@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from django.db import DatabaseError
 from django.db.models import Model
@@ -61,9 +61,11 @@ def ensure_index() -> bool:
         engine.open().close()
     except IndexMissing as missing:
         logger.warning("%s A new one is filled from the database.", missing.detail)
-        # Queued first: when the process dies between the two, the rows are queued again.
-        queue_everything()
+        engine.remove_unfinished()  # of attempts before this one
         with engine.start_rebuild() as rebuild:
+            # Before it answers: when the process dies between the two, the rows are queued again.
+            # But not for an engine that cannot even begin, and is asked again each second.
+            queue_everything()
             rebuild.publish()
         renew_token(Token.INDEX)
         return True
@@ -108,10 +110,13 @@ def drain_everything(*, limit: int = BATCH_ROWS) -> int:
 
 
 def queue_everything() -> None:
-    """Notes every row that is there for indexing, as if each had just changed."""
+    """Notes every row that is there for indexing, as if each had just changed.
+
+    Also one that is noted: a drainer may be writing it into the index of before.
+    """
     for kind, model in ((Kind.RECORD, Record), (Kind.ERROR, ErrorLog)):
         for pks in walk_keys(model, part_rows=BATCH_ROWS):
-            queue_changes([(kind, pk) for pk in pks])
+            queue_changes([(kind, pk) for pk in pks], renewed=True)
 
 
 def walk_keys(model: type[Model], *, part_rows: int) -> Iterator[list[int]]:
@@ -130,15 +135,25 @@ def walk_keys(model: type[Model], *, part_rows: int) -> Iterator[list[int]]:
         last = pks[-1]
 
 
-def queue_changes(objects: Iterable[tuple[str, int]]) -> None:
-    """Notes rows for indexing; one that is noted already stays as it is, also when parked."""
+def queue_changes(objects: Iterable[tuple[str, int]], *, renewed: bool = False) -> None:
+    """Notes rows for indexing; one that is noted already stays as it is, also when parked.
+
+    `renewed`: it gets another version, and so outlives a drainer that has read it.
+    """
     now = timezone.now()
+    known: dict[str, Any] = {"ignore_conflicts": True}
+    if renewed:
+        known = {
+            "update_conflicts": True,
+            "unique_fields": ["kind", "object_id"],
+            "update_fields": ["version"],
+        }
     Outbox.objects.bulk_create(
         [
             Outbox(kind=kind, object_id=pk, version=secrets.randbits(63), queued_at=now)
             for kind, pk in objects
         ],
-        ignore_conflicts=True,
+        **known,
         batch_size=500,
     )
 
@@ -174,17 +189,21 @@ def _cut(values: list[str]) -> Iterator[list[str]]:
 def _index_changes(targets: Sequence[Target], changes: Sequence[_Change]) -> None:
     """Makes `changes` searchable, parks those that cannot be, and removes the others' rows."""
     rejected: dict[str, str] = {}
+    is_broken = False
     try:
         for target in targets:
             rejected |= _apply(target, changes)
     except (SearchUnavailable, DatabaseError, OSError, MemoryError):
         raise
     except Exception as error:
-        # One document breaks the batch: halve it until the one is alone.
+        is_broken = True
         if len(changes) == 1:
             logger.exception("%s cannot be indexed.", changes[0].document_id)
-            _park(changes, {changes[0].document_id: f"{type(error).__name__}: {error}"})
-            return
+            rejected = {changes[0].document_id: f"{type(error).__name__}: {error}"}
+    # Not while the exception lives: it keeps the reading of the batch open, and SQLite refuses to
+    # write while an older read of the same connection is.
+    if is_broken and len(changes) > 1:
+        # One document breaks the batch: halve it until the one is alone.
         middle = len(changes) // 2
         _index_changes(targets, changes[:middle])
         _index_changes(targets, changes[middle:])

@@ -256,11 +256,22 @@ class _Builder:
         self._keep_lock()
         self._rebuild.publish()
         renew_token(Token.INDEX)
-        if self._lock is not None and not self._lock.renew():
-            # This process was paused in the two lines above: what another drainer applied to the
-            # old index meanwhile is not in this one.
+        if not self._was_alone():
+            # This process was paused in the two lines above, or Redis came back, and with it the
+            # workers: what another drainer applied to the old index meanwhile is not in this one.
             logger.warning("The lock was lost during the switch: every row is queued again.")
             indexer.queue_everything()
+
+    def _was_alone(self) -> bool:
+        """Whether no drainer can have written the old index meanwhile: the lock is held still, or
+        there was no Redis to hold it in, and is none."""
+        try:
+            if self._lock is not None:
+                return self._lock.renew()
+            with hold_drainer_lock():
+                return False
+        except RedisError:
+            return self._lock is None
 
 
 def _sample(table: type[Model], wanted: int) -> Iterator[list[int]]:

@@ -204,7 +204,8 @@ class Engine(Protocol):
         ...
 
     def remove_unfinished(self) -> None:
-        """Removes what rebuilds that were killed left behind. Call it while none is under way."""
+        """Removes what rebuilds that were killed, or could not, left behind. Call it while none is
+        under way."""
         ...
 
     def ping(self, *, deadline: Deadline = NO_DEADLINE) -> None:

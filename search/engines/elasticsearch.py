@@ -173,7 +173,9 @@ class ElasticsearchEngine:
                 index=f"{self._prefix}-v*", features="aliases", allow_no_indices=True
             )
             for index, facts in found.items():
-                if f"{index}{FILLING}" in facts["aliases"]:
+                # One that was replaced has no alias any more.
+                is_replaced = _is_ours(index, self._prefix) and not facts["aliases"]
+                if is_replaced or f"{index}{FILLING}" in facts["aliases"]:
                     self._client.indices.delete(index=index, ignore_unavailable=True)
 
     def ping(self, *, deadline: Deadline = NO_DEADLINE) -> None:
@@ -267,6 +269,10 @@ def _list_strangers(facts: Mapping[str, Any]) -> Iterator[str]:
     """Fields that are not ours. They change no answer: no document has them."""
     for name in sorted(facts["mappings"]["properties"].keys() - MAPPING["properties"].keys()):
         yield f"the mapping has a field that is not ours: {name}"
+
+
+def _is_ours(index: str, prefix: str) -> bool:
+    return bool(re.fullmatch(rf"{re.escape(prefix)}-v\d+-[0-9a-f]{{10}}-\d+", index))
 
 
 def _is_blocked(facts: Mapping[str, Any]) -> bool:
@@ -393,12 +399,11 @@ class ElasticsearchRebuild:
         """Removes the indexes before this one, once no search is under way on them."""
         if self._replaced:
             time.sleep(self._closing_seconds)
-        ours = re.compile(rf"{re.escape(self._prefix)}-v\d+-[0-9a-f]{{10}}-\d+")
         try:
             with translated():
                 known = self._client.indices.get(index=f"{self._prefix}-v*", features="aliases")
                 for index in known:
-                    if ours.fullmatch(index) and index != self._index:
+                    if _is_ours(index, self._prefix) and index != self._index:
                         self._client.indices.delete(index=index, ignore_unavailable=True)
         except SearchUnavailable as error:
             logger.warning("Replaced indexes stay behind: %s", error.detail)

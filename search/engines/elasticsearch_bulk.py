@@ -23,6 +23,7 @@ from search.engines.elasticsearch_errors import (
     describe_failure,
     translated,
 )
+from search.errors import SearchUnavailable
 
 # A request may have 100 MB; a few of these fit into the memory that a server keeps for indexing.
 MAX_REQUEST_BYTES = 8_000_000
@@ -64,7 +65,7 @@ def write_batch(
         try:
             for chunk in _cut(_prepare(upserts, deletes, rejected)):
                 if chunk:
-                    sending = senders.submit(_send_patiently, client, alias, chunk, sleep)
+                    sending = _submit(senders, client, alias, chunk, sleep)
                     on_their_way.append(sending)
                 # One more than there are senders, so that none waits for the next chunk.
                 while len(on_their_way) > (SENDERS if chunk else 0):
@@ -75,6 +76,20 @@ def write_batch(
             for sending in on_their_way:
                 sending.cancel()
     return rejected
+
+
+def _submit(
+    senders: ThreadPoolExecutor,
+    client: Elasticsearch,
+    alias: str,
+    chunk: list[_Item],
+    sleep: Callable[[float], None],
+) -> Future[dict[str, str]]:
+    try:
+        return senders.submit(_send_patiently, client, alias, chunk, sleep)
+    except RuntimeError as error:
+        # The machine has no thread left: that is not the documents' fault.
+        raise SearchUnavailable(f"No request can be sent: {error}") from error
 
 
 def _prepare(

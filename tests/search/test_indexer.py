@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from itertools import accumulate
 from pathlib import Path
@@ -256,6 +257,40 @@ def test_a_poison_document_is_parked_with_its_reason_and_the_others_go_on(
     assert "title healed" in found("title", staff)
 
 
+@pytest.mark.django_db(transaction=True)
+def test_what_breaks_a_batch_is_parked_also_while_others_write(
+    store: Store, source: Source, drain: Drain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(documents, "READ_ROWS", 1)
+    # pytest keeps what is logged, and with an exception all that it holds.
+    monkeypatch.setattr(indexer.logger, "exception", lambda *_: None)
+    poison = [store(f"title {n}") for n in range(4)][1]
+    indexer.ensure_index()
+
+    def write() -> None:
+        Source.objects.filter(pk=source.pk).update(name="changed meanwhile")
+        connection.close()
+
+    def check(upserts: Iterable[Document]) -> Iterator[Document]:
+        for document in upserts:
+            if document.id == f"record-{poison.pk}":
+                writer = threading.Thread(target=write)
+                writer.start()
+                writer.join()
+                raise ZeroDivisionError("poison")
+            yield document
+
+    def apply(self: TantivyEngine, *, upserts: Iterable[Document], deletes: Iterable[str]) -> Any:
+        return original(self, upserts=check(upserts), deletes=deletes)
+
+    original = TantivyEngine.apply
+    monkeypatch.setattr(TantivyEngine, "apply", apply)
+    drain()
+    coverage = indexer.read_coverage()
+    assert (coverage.pending, coverage.parked) == (0, 1)
+    assert Outbox.objects.get().reason == "ZeroDivisionError: poison"
+
+
 def test_a_document_that_the_engine_refuses_is_parked(
     store: Store, drain: Drain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -389,6 +424,25 @@ def test_a_slice_makes_way_for_a_rebuild(db: None) -> None:
     client = redis.Redis.from_url(settings.REDIS_BUDGET_URL)
     client.set(f"search:drainer:{settings.SEARCH_INDEX_DIR}:wanted", 1, ex=10)
     assert not tasks.drain_slice(seconds=5)
+
+
+@pytest.mark.usefixtures("index_dir")
+def test_rows_are_not_queued_for_an_engine_that_can_make_no_index(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store("row")
+    Outbox.objects.all().delete()
+
+    def fail(self: TantivyEngine) -> Any:
+        raise SearchUnavailable("disk full")
+
+    monkeypatch.setattr(tasks, "ENGINE_DOWN_SECONDS", 0.05)
+    monkeypatch.setattr(TantivyEngine, "start_rebuild", fail)
+    assert tasks.drain_slice(seconds=0.2)
+    assert not Outbox.objects.exists()
+    monkeypatch.undo()
+    assert tasks.drain_slice(seconds=0.3)
+    assert len(indexed()) == 1
 
 
 @pytest.mark.usefixtures("index_dir")

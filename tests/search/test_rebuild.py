@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from django.core.management import CommandError, call_command
 from django.db import DataError, connection, transaction
 from django.utils import timezone
 
 from ingest.models import ErrorLog, Job, Outbox, Record, Source
-from search import documents, engines, indexer, rebuild, services, tasks
+from search import documents, engines, indexer, lock, rebuild, services, tasks
 from search.documents import Document
 from search.engines import tantivy_index
 from search.engines.base import Applied, Engine
 from search.engines.tantivy import TantivyEngine, TantivyRebuild
 from search.errors import SearchUnavailable
-from search.lock import hold_drainer_lock, hold_rebuild_lock
+from search.lock import HeldLock, hold_drainer_lock, hold_rebuild_lock
 from search.query import read_query
 from search.rebuild import RebuildRefused, rebuild_index
 from tests.search.storm import find_differences, make_record, rebuild_amid_storm
@@ -260,6 +261,67 @@ def test_a_rebuild_that_loses_its_lock_does_not_switch(
     monkeypatch.setattr(rebuild._Builder, "catch_up", be_paused)
     with pytest.raises(RebuildRefused, match="lock was lost"):
         rebuild_index()
+
+
+def test_a_drainer_in_the_midst_of_a_batch_does_not_keep_its_row_from_the_new_index(
+    store: Store, drain: Drain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lock is lost in a pause before the switch: another drainer writes the old index."""
+    row = store("old")
+    drain()
+    publish, remove = TantivyRebuild.publish, indexer._remove
+    held_up: list[Any] = []
+
+    def be_overtaken(self: TantivyRebuild) -> None:
+        Record.objects.filter(pk=row.pk).update(title="new")
+        monkeypatch.setattr(indexer, "_remove", held_up.append)
+        assert indexer.drain_batch() == 1
+        publish(self)
+
+    monkeypatch.setattr(TantivyRebuild, "publish", be_overtaken)
+    monkeypatch.setattr(HeldLock, "renew", lambda self: not held_up)
+    rebuild_index()
+    monkeypatch.undo()
+    for changes in held_up:
+        remove(changes)
+    drain()
+    assert not find_differences(engines.get_engine())
+
+
+def be_away() -> Any:
+    raise redis.ConnectionError
+
+
+def test_a_rebuild_without_redis_does_not_forget_what_workers_write_when_it_is_back(
+    store: Store, drain: Drain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = store("old")
+    drain()
+    compare_numbers = rebuild._Builder.compare_numbers
+
+    def come_back(self: Any) -> int:
+        compared = compare_numbers(self)
+        monkeypatch.undo()
+        Record.objects.filter(pk=row.pk).update(title="new")
+        assert tasks.drain_slice(seconds=0.1)
+        return compared
+
+    monkeypatch.setattr(lock, "_connect", be_away)
+    monkeypatch.setattr(rebuild._Builder, "compare_numbers", come_back)
+    rebuild_index()
+    drain()
+    assert not find_differences(engines.get_engine())
+
+
+def test_a_rebuild_without_redis_queues_nothing(
+    store: Store, drain: Drain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store("row")
+    drain()
+
+    monkeypatch.setattr(lock, "_connect", be_away)
+    rebuild_index()
+    assert not Outbox.objects.exists()
 
 
 # --- jobs -------------------------------------------------------------------------------------
