@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.apps import AppConfig
-from django.db import connections
+from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.signals import post_migrate
 
@@ -60,9 +60,12 @@ def _install_after_migrate(sender: AppConfig, using: str, **kwargs: Any) -> None
 
 
 def install_triggers(*, using: str = "default") -> None:
-    """(Re)create the triggers. Does nothing while the tables are not there."""
+    """(Re)create the triggers. Does nothing while the tables are not there.
+
+    In one transaction: no flush may meet none of them, and one that is killed leaves the old ones.
+    """
     connection = connections[using]
-    with connection.cursor() as cursor:
+    with transaction.atomic(using=using), connection.cursor() as cursor:
         if not {_MINUTES, _HOURS} <= set(connection.introspection.table_names(cursor)):
             return
         for statement in trigger_statements(connection):

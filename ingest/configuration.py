@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_address
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import parse_qsl, urlsplit
@@ -52,6 +52,8 @@ CLIENT_HEADERS = frozenset(
 )
 MAX_PLANNED = 5_000_000
 MAX_DEPTH = 60
+# An expression that writes fifty fields and more beside each other means no harm.
+MAX_GROWTH = 100
 MAX_HOST = 253  # characters of a name (RFC 1035)
 # What every JSON reader and both databases keep.
 MAX_INTEGER = 2**63 - 1
@@ -85,7 +87,46 @@ def _check_path(path: str, info: ValidationInfo) -> str:
         raise _fault(f"is not a JMESPath expression: {first_line}") from error
     if info.context == WRITTEN:
         _check_references(parsed)
+        if _growth_of(parsed) > MAX_GROWTH:
+            raise _fault(f"may make what it finds more than {MAX_GROWTH} times as large.")
     return path
+
+
+def _growth_of(parsed: Any) -> int:
+    """How many times as large as its input a value on the way of an expression may become.
+
+    `[@, @] | [@, @] | …` doubles it at each step: five hundred characters would keep a worker busy
+    for ever, and take all its memory.
+    """
+    nodes: list[Any] = [parsed]
+    growth: dict[int, int] = {}
+    for node in nodes:
+        nodes.extend(_parts_of(node))
+    for node in reversed(nodes):
+        parts = [growth[id(part)] for part in _parts_of(node)]
+        growth[id(node)] = max(1, _GROWTH.get(_kind_of(node), max)(parts or [1]))
+    return growth[id(parsed)]
+
+
+def _kind_of(node: Any) -> str:
+    name: str = node["value"] if node["type"] == "function_expression" else node["type"]
+    is_each = any(part["type"] == "expref" for part in _parts_of(node))
+    return "projection" if is_each else name
+
+
+# What one of its parts finds is what the next one is given, or all of them stand in the result.
+_GROWTH: dict[str, Callable[[list[int]], int]] = {
+    **dict.fromkeys(("pipe", "subexpression", "index_expression", "join"), math.prod),
+    **dict.fromkeys(("projection", "value_projection"), math.prod),
+    **dict.fromkeys(("multi_select_list", "multi_select_dict", "merge"), sum),
+    "filter_projection": lambda parts: parts[0] * max(parts[1:]),
+    "to_string": lambda parts: 2 * parts[0],  # quotes are escaped, and escapes again
+}
+
+
+def _parts_of(node: Any) -> list[Any]:
+    """The nodes right below a node of a parsed expression, without the numbers of slices."""
+    return [child for child in node["children"] if isinstance(child, dict)]
 
 
 def _check_references(parsed: Any) -> None:
@@ -98,7 +139,7 @@ def _check_references(parsed: Any) -> None:
         is_call = node["type"] == "function_expression"
         if is_call:
             _check_call(node["value"], node["children"])
-        stack.extend((child, is_call) for child in node["children"] if isinstance(child, dict))
+        stack.extend((part, is_call) for part in _parts_of(node))
 
 
 def _check_call(name: str, arguments: list[Any]) -> None:
@@ -291,10 +332,11 @@ class RequestPart(_Part):
 
 def origin_of(url: str) -> tuple[str, str, int]:
     """(scheme, host, port) by the parser that connections are opened by: IDNA, lower case, IP
-    addresses in their short form without brackets. One host has one budget in every spelling."""
+    addresses in their short form without brackets, names without the dot of the root. One host has
+    one budget in every spelling."""
     try:
         parsed = URL(url)
-        host = parsed.raw_host or ""
+        host = (parsed.raw_host or "").removesuffix(".")
         short = ip_address(host).compressed if _is_ip_address(host) else host
         return parsed.scheme, short, parsed.port or 0
     except ValueError:

@@ -99,6 +99,15 @@ def allot_sends(origin: str, per: str, limit: int) -> int:
     return sends
 
 
+def forget_unused() -> None:
+    """Deletes what no limit reaches back to any more: the longest is 31 days. Twice that, so that
+    a clock that is set wrong costs nothing."""
+    before = timezone.now() - timedelta(days=62)
+    HostUse.objects.filter(used_until__lt=before).delete()
+    # Names of periods are in the order of time, and the month of that day is over, too.
+    QuotaUse.objects.filter(period__lt=f"{before:%Y-%m-%d}").delete()
+
+
 def leave_host(run_id: int) -> None:
     """Where the run is over, its limits bind the others at its host no more."""
     over = Run.objects.filter(pk=run_id, state__in=FINAL_STATES)

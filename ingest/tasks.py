@@ -4,6 +4,8 @@ database, so that a lost or doubled message does no harm."""
 from __future__ import annotations
 
 import contextlib
+import time
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -11,7 +13,7 @@ from celery import shared_task
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from ingest import services, slices
+from ingest import hosts, services, slices, stopping
 from ingest.models import Delivery, ErrorLog, Record, Request, Run, Source
 
 SCAN_SECONDS = 5
@@ -20,6 +22,9 @@ HELPER_SECONDS = 2
 # Longer waits are left to the regular scan.
 MAX_COUNTDOWN_SECONDS = 60
 PURGE_ROWS = 2_000
+# A source may have millions of rows, and what runs and the index wait for needs the same workers.
+PURGE_SECONDS = 5.0
+TIDY_SECONDS = 3600
 
 
 @shared_task(ignore_result=True)
@@ -59,10 +64,11 @@ def start_scheduled_run(source_id: int) -> None:
 
 @shared_task(ignore_result=True)
 def purge_source(source_id: int) -> None:
-    """Deletes an archived source with all that belongs to it, in batches."""
+    """Deletes an archived source with all that belongs to it, in batches and in turns."""
     source = Source.objects.filter(pk=source_id, archived_at__isnull=False).first()
     if source is None:
         return
+    ends_at = time.monotonic() + PURGE_SECONDS
     # Tables before those that they refer to: a cascade would gather a whole run in memory.
     for rows in (
         ErrorLog.objects.filter(source=source),
@@ -70,18 +76,26 @@ def purge_source(source_id: int) -> None:
         Request.objects.filter(run__source=source),
         Record.objects.filter(source=source),
     ):
-        _delete_in_batches(rows)
+        for pks in _read_batches(rows):
+            rows.model._default_manager.filter(pk__in=pks).delete()
+            if time.monotonic() >= ends_at or stopping.is_asked_to_stop():
+                # Without a broker the next round of `tidy_up` goes on.
+                with contextlib.suppress(purge_source.OperationalError):
+                    purge_source.delay(source_id)
+                return
     source.delete()
 
 
-def _delete_in_batches(rows: QuerySet[Any]) -> None:
+def _read_batches(rows: QuerySet[Any]) -> Iterator[list[int]]:
     while pks := list(rows.order_by().values_list("pk", flat=True)[:PURGE_ROWS]):
-        rows.model._default_manager.filter(pk__in=pks).delete()
+        yield pks
 
 
 @shared_task(ignore_result=True)
-def purge_archived() -> None:
-    """Picks up purges whose wake-up was lost."""
+def tidy_up() -> None:
+    """Picks up purges whose wake-up was lost, and forgets hosts that nobody asks any more."""
+    hosts.forget_unused()
     before = timezone.now() - timedelta(minutes=1)
     for source_id in Source.objects.filter(archived_at__lt=before).values_list("pk", flat=True):
-        purge_source.delay(source_id)
+        # The next round asks again: while no worker is up, messages must not pile up.
+        purge_source.apply_async((source_id,), expires=TIDY_SECONDS)

@@ -160,6 +160,12 @@ else:
     # What the address itself says (?connect_timeout=…&options=…) wins.
     DATABASES["default"]["OPTIONS"] = {
         "connect_timeout": 5,
+        # A server whose machine or network is gone says nothing: by Linux's own measure, whoever
+        # waits for an answer finds that out after two hours.
+        "keepalives_idle": 15,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 30_000,
         # A worker that is paused inside a transaction keeps its locks, and everybody would wait for
         # it: past its lease the server ends its session. Locks are waited for as long as SQLite's.
         "options": (
@@ -397,14 +403,16 @@ CELERY_BEAT_CRON_STARTING_DEADLINE = 120
 CELERY_BEAT_SCHEDULE = {
     name: {
         "task": task,
-        "schedule": 5.0,
-        "options": {"expire_seconds": 5},
+        "schedule": seconds,
+        "options": {"expire_seconds": seconds},
         "description": "defined in the code",
         "enabled": True,
     }
-    for name, task in (
-        ("look for due rows", "ingest.tasks.scan_due"),
-        ("drain the outbox", "search.tasks.drain_outbox"),
+    for name, task, seconds in (
+        ("look for due rows", "ingest.tasks.scan_due", 5.0),
+        ("drain the outbox", "search.tasks.drain_outbox", 5.0),
+        ("tidy up", "ingest.tasks.tidy_up", 3600.0),
+        ("tidy up searches", "search.tasks.tidy_up", 3600.0),
     )
 }
 

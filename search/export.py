@@ -12,6 +12,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Generator, Iterator
+from datetime import timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -34,6 +35,8 @@ from search.visibility import User, read_visibility
 JOB_KIND = "export"
 PIECE_BYTES = 32_768
 PROGRESS_SECONDS = 1.0
+# Longer than anybody reads.
+DEAD_AFTER = timedelta(days=1)
 
 COLUMNS = (
     *("id", "kind", "source", "outcome", "status_code", "title", "text", "occurred_at"),
@@ -186,6 +189,15 @@ def open_export(query: SearchQuery, *, user: User, form: Format) -> Export:
         view.close()
         raise
     return Export(query=query, plan=plan, total=found.total, view=view, form=form)
+
+
+def end_dead_jobs() -> None:
+    """Ends the jobs of exports whose process was killed. One that lives tells its end itself."""
+    now = timezone.now()
+    running = Job.objects.filter(kind=JOB_KIND, state=JobState.RUNNING)
+    running.filter(started_at__lt=now - DEAD_AFTER).update(
+        state=JobState.FAILED, message="Its process died.", finished_at=now
+    )
 
 
 def _describe(hit: EngineHit) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from celery import shared_task
 from redis.exceptions import RedisError
 
 from ingest.stopping import is_asked_to_stop
-from search import indexer, rebuild
+from search import export, indexer, rebuild
 from search.engines import get_engine
 from search.engines.base import IndexOutgrown
 from search.errors import SearchUnavailable
@@ -24,7 +24,6 @@ IDLE_SLICE_SECONDS = 5.0
 # Between batches that are not full: each costs a commit, and a run writes all the time. The smaller
 # its batches are, the more of its time the engine spends on joining segments.
 POLL_SECONDS = 0.2
-RUSH_ROWS, RUSH_POLL_SECONDS = 1_000, 0.35
 ENGINE_DOWN_SECONDS = 1.0
 
 
@@ -51,6 +50,12 @@ def rebuild_index(job_id: int) -> None:
         rebuild.work_on_job(job_id)
     except (rebuild.RebuildRefused, SearchUnavailable) as error:
         logger.warning("Job %d did not rebuild the index: %s", job_id, error)
+
+
+@shared_task(name="search.tasks.tidy_up", ignore_result=True)
+def tidy_up() -> None:
+    """Ends what nobody is at any more and nobody else finds."""
+    export.end_dead_jobs()
 
 
 def drain_slice(*, seconds: float, idle_seconds: float | None = None) -> bool:
@@ -83,10 +88,7 @@ def _drain_once() -> float:
     """Indexes a batch and says how many seconds to wait before the next."""
     try:
         indexer.ensure_index()
-        taken = indexer.drain_batch()
-        if taken == indexer.BATCH_ROWS:
-            return 0.0
-        return RUSH_POLL_SECONDS if taken >= RUSH_ROWS else POLL_SECONDS
+        return 0.0 if indexer.drain_batch() == indexer.BATCH_ROWS else POLL_SECONDS
     except IndexOutgrown:
         raise
     except SearchUnavailable as error:

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 from django.apps import apps
-from django.db import connection, transaction
+from django.db import DatabaseError, connection, transaction
 
-from analytics.hours import install_triggers
+from analytics.hours import install_triggers, trigger_statements
 from analytics.models import HourBucket
 from ingest.fetch.answers import Answer, Verdict
 from ingest.models import Bucket, Run
@@ -94,6 +94,21 @@ def test_what_is_rolled_back_leaves_no_hours():
 def test_installing_twice_counts_once():
     install_triggers()
     install_triggers()
+    add_bucket(RunFactory(), HOUR)
+
+    assert HourBucket.objects.get().sends == 1
+
+
+def test_an_installation_that_breaks_off_leaves_the_triggers_of_before(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    given = trigger_statements(connection)
+    # The first of them takes a trigger away on SQLite.
+    monkeypatch.setattr(
+        "analytics.hours.trigger_statements", lambda _: [*given, given[0], "nonsense"]
+    )
+    with pytest.raises(DatabaseError):
+        install_triggers()
     add_bucket(RunFactory(), HOUR)
 
     assert HourBucket.objects.get().sends == 1

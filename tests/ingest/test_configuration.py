@@ -147,6 +147,13 @@ def test_what_is_stored_can_be_read_again():
         ("records.weight", "not_null()", "records.weight"),
         ("records.weight", "not_null(a, b, `1`)", None),
         ("records.title", "join(', ', map(&name, tags[1:2])) || to_string(@)", None),
+        ("records.path", " | ".join(["[@, @][]"] * 40), "records.path"),
+        ("records.title", " | ".join(["{a: @, b: @}"] * 30), "records.title"),
+        ("records.title", " | ".join(["join('', [@, @])"] * 20), "records.title"),
+        ("records.title", " | ".join(["to_string([@])"] * 30), "records.title"),
+        ("records.title", "[*][]" + "|map(&[@, @], @)[]" * 20, "records.title"),
+        ("records.path", "items" + "[?a == 'b' && c == 'd'].e" * 15, None),
+        ("records.title", "join(' ', [" + ", ".join(f"f{n}" for n in range(80)) + "])", None),
         ("records.body", ["ok", "merge()"], "records.body.1"),
         ("records.body", [], None),
         ("records.body", ["ok", "]["], "records.body.1"),
@@ -373,6 +380,7 @@ def test_one_proxy_url_serves_both_schemes():
         ("https://münchen.example/#{id}", "https://xn--mnchen-3ya.example:443"),
         ("https://XN--mnchen-3ya.example/", "https://xn--mnchen-3ya.example:443"),
         ("https://foo_bar.example:443", "https://foo_bar.example:443"),
+        ("https://Example.org.:443/{id}", "https://example.org:443"),
     ],
 )
 def test_a_host_has_one_origin_in_all_its_spellings(url: str, origin: str):

@@ -580,6 +580,35 @@ def test_a_purge_leaves_nothing_of_a_source():
 
 
 @pytest.mark.django_db(transaction=True)
+def test_a_long_purge_takes_turns_with_what_waits_for_its_worker(monkeypatch: pytest.MonkeyPatch):
+    woken: list[int] = []
+    monkeypatch.setattr(tasks, "PURGE_ROWS", 2)
+    monkeypatch.setattr(tasks, "PURGE_SECONDS", 0)
+    monkeypatch.setattr(tasks.purge_source, "delay", woken.append)
+    run = start(make_source("http://127.0.0.1:9", stop=5))
+    Source.objects.update(archived_at=timezone.now())
+    for left in (3, 1, 0):
+        tasks.purge_source(run.source_id)
+        assert Request.objects.count() == left
+    assert woken == [run.source_id] * 3
+    tasks.purge_source(run.source_id)
+    assert not Source.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_purge_whose_message_was_lost_is_made_up_for(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(
+        tasks.purge_source, "apply_async", lambda given, **_: tasks.purge_source(*given)
+    )
+    lost, recent, kept = (SourceFactory() for _ in range(3))
+    for source, minutes in ((lost, 2), (recent, 0)):
+        archived_at = timezone.now() - timedelta(minutes=minutes)
+        Source.objects.filter(pk=source.pk).update(archived_at=archived_at)
+    tasks.tidy_up()
+    assert set(Source.objects.values_list("pk", flat=True)) == {recent.pk, kept.pk}
+
+
+@pytest.mark.django_db(transaction=True)
 def test_one_run_that_cannot_be_read_does_not_stop_the_scan():
     broken = start(make_source("http://127.0.0.1:9"))
     Run.objects.filter(pk=broken.pk).update(configuration={}, started_at=timezone.now())

@@ -15,10 +15,10 @@ from django.conf import settings
 from django.db.models import F
 from django.utils import timezone
 
-from ingest import hosts, slices
+from ingest import hosts, slices, tasks
 from ingest.configuration import origin_of
 from ingest.fetch.loop import _Leave
-from ingest.models import Bucket, QuotaUse, Request, Run, Slice
+from ingest.models import Bucket, HostUse, QuotaUse, Request, Run, Slice
 from ingest.outcomes import RunState
 from ingest.reconcile import reconcile_run
 from tests.ingest.test_pipeline import always_good, drive, good, make_source, start
@@ -47,6 +47,19 @@ def begin_next_period() -> None:
     """What was sent until now was sent in an earlier one."""
     QuotaUse.objects.all().delete()
     Bucket.objects.update(started_at=F("started_at") - timedelta(days=40))
+
+
+def test_hosts_that_no_limit_reaches_back_to_are_forgotten():
+    now = timezone.now()
+    for name, days in (("https://old.example:443", 63), ("https://new.example:443", 31)):
+        HostUse.objects.create(origin=name, used_until=now - timedelta(days=days))
+        for period in hosts.find_periods((now - timedelta(days=days)).timestamp()).values():
+            QuotaUse.objects.create(origin=name, period=period[0], granted=1)
+    tasks.tidy_up()
+    assert HostUse.objects.get().origin == "https://new.example:443"
+    left = QuotaUse.objects.values_list("origin", flat=True)
+    assert len(left) == 3
+    assert set(left) == {"https://new.example:443"}
 
 
 def test_a_quota_counts_what_a_run_without_one_sends_meanwhile():
@@ -122,7 +135,7 @@ def test_a_slot_that_a_slow_connection_missed_does_not_count_for_the_quota(monke
         assert len(upstream.seen) == 7
 
 
-def test_a_slow_connection_is_seen_also_where_only_another_run_limits_the_host(monkeypatch):
+def test_each_connection_is_looked_at_also_in_a_run_without_limits_of_its_own(monkeypatch):
     checks = 0
 
     def look(self: _Leave) -> bool:

@@ -115,6 +115,20 @@ def test_a_worker_that_stalls_inside_a_transaction_is_ended_with_its_lease():
     assert ask_server("SHOW lock_timeout") == "30s"
 
 
+def test_a_server_that_vanished_is_not_waited_for_longer_than_locks_are():
+    connection.ensure_connection()
+    given = connection.connection.info.get_parameters()
+    silence, repeated, times, unheard = (
+        int(given[name])
+        for name in (
+            *("keepalives_idle", "keepalives_interval", "keepalives_count"),
+            "tcp_user_timeout",
+        )
+    )
+    assert silence + repeated * times <= 30
+    assert unheard <= 30_000
+
+
 # ---- writers side by side
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django_celery_beat.models import CrontabSchedule, IntervalSchedule, PeriodicTask
 
-from portal.beat import FROM_CODE, Scheduler
+from portal.beat import FROM_CODE, OFTEN_SECONDS, Scheduler
 from portal.celery import app
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -60,15 +61,16 @@ def test_what_the_code_defines_is_there_once_also_after_a_restart_and_a_renaming
 
 def test_what_is_due_every_few_seconds_is_never_written_back(tmp_path: Path):
     beat = Beat(schedule_filename=str(tmp_path / "alive"))
-    PeriodicTask.objects.exclude(description=FROM_CODE).delete()
+    often = PeriodicTask.objects.filter(description=FROM_CODE, interval__every__lte=OFTEN_SECONDS)
+    PeriodicTask.objects.exclude(pk__in=often).delete()
     beat.tick()
     for entry in beat.schedule.values():
-        entry.model.last_run_at = entry.last_run_at = datetime.now(UTC) - timedelta(minutes=1)
+        entry.model.last_run_at = entry.last_run_at = datetime.now(UTC) - timedelta(hours=1)
     beat._heap = None
     with CaptureQueriesContext(connection) as queries:
         sent = work(beat)
         beat.sync()
-    assert set(settings.CELERY_BEAT_SCHEDULE) <= set(sent)
+    assert {row.name for row in often} <= set(sent)
     writes = ("INSERT", "UPDATE", "DELETE")
     assert [each["sql"] for each in queries if each["sql"].startswith(writes)] == []
     assert (tmp_path / "alive").exists()
@@ -94,3 +96,43 @@ def test_rows_of_every_hour_are_read():
     far = (datetime.now(UTC) + timedelta(hours=12)).hour
     cron_row("far", last_run_at=None, minute="0", hour=str(far))
     assert "far" in Beat().schedule
+
+
+def test_an_hourly_entry_is_sent_once_an_hour_also_when_the_rows_are_read_again():
+    beat = Beat()
+    PeriodicTask.objects.exclude(name="tidy up").delete()
+    PeriodicTask.objects.update(date_changed=datetime.now(UTC) - timedelta(minutes=61))
+    for _ in range(3):
+        beat._last_full_sync -= timedelta(minutes=6)
+        work(beat)
+    assert beat.sent.count("tidy up") == 1
+    PeriodicTask.objects.update(last_run_at=datetime.now(UTC) - timedelta(minutes=61))
+    assert "tidy up" in work(Beat())
+    assert "tidy up" not in work(Beat())
+
+
+def test_a_clock_that_is_set_back_stops_nothing(monkeypatch: pytest.MonkeyPatch):
+    ahead = datetime.now(UTC) + timedelta(days=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("django.utils.timezone.now", lambda: ahead)
+        patch.setattr("django_celery_beat.models.now", lambda: ahead)
+        patch.setattr("django_celery_beat.schedulers.ModelEntry._default_now", lambda self: ahead)
+        beat = Beat()
+        work(beat)
+    PeriodicTask.objects.update(last_run_at=ahead)
+    IntervalSchedule.objects.filter(every=5).update(every=1)
+    beat.sent.clear()
+    work(beat)
+    time.sleep(1.1)
+    work(beat)
+    assert {"look for due rows", "drain the outbox"} <= set(beat.sent)
+    assert not PeriodicTask.objects.filter(last_run_at__gte=ahead).exists()
+
+
+def test_what_a_clock_that_was_ahead_has_left_stops_no_beat_that_starts_later():
+    ahead = datetime.now(UTC) + timedelta(days=1)
+    row = cron_row("always", last_run_at=ahead, minute="*")
+    Beat()
+    row.refresh_from_db()
+    assert row.last_run_at is not None
+    assert row.last_run_at < ahead

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 from django.test import Client
+from django.utils import timezone
 
 from ingest.models import ErrorLog, Job, JobState, Record, Source
 from portal.accounts.models import User
+from search import tasks
 from search.engines.tantivy import TantivyView
 from search.errors import SearchUnavailable
 from search.export import Format, open_export
@@ -216,6 +218,24 @@ def test_a_reader_who_goes_away_ends_it(leaves: list[Record], reader: User, piec
     assert job.state == JobState.FAILED
     assert "went away" in job.message
     assert not list(export)
+
+
+def test_an_export_whose_process_was_killed_ends_a_day_later(
+    leaves: list[Record], reader: User
+) -> None:
+    killed, living = (
+        open_export(read_query({"q": ["leaf"]}), user=reader, form=Format.CSV) for _ in range(2)
+    )
+    for export in (killed, living):
+        export.start_job(user=reader)
+        next(iter(export))
+    tasks.tidy_up()
+    assert set(Job.objects.values_list("state", flat=True)) == {"running"}
+    Job.objects.update(started_at=timezone.now() - timedelta(days=2))
+    tasks.tidy_up()
+    assert set(Job.objects.values_list("state", "message")) == {("failed", "Its process died.")}
+    assert list(living)
+    assert list(Job.objects.values_list("state", flat=True)) == ["finished", "failed"]
 
 
 def test_an_engine_that_is_down_is_a_503_and_no_job(
