@@ -170,6 +170,7 @@ def start(options: argparse.Namespace) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Become the server: whoever supervises this process signals Elasticsearch itself."""
+    supervisor = os.getppid()
     account = choose_account(options.user)
     node = find_node(options.data_dir, account)
     with locked(node.lock_file):
@@ -177,7 +178,7 @@ def run(options: argparse.Namespace) -> int:
             raise NodeError(f"A node runs in {node.folder} already (process {node.pid}).")
         command, environment = prepare(node, account, options)
     become(account)
-    end_with_parent()
+    end_with_parent(supervisor)
     os.execve(command[0], command, environment)  # noqa: S606 - no shell is the point
 
 
@@ -356,10 +357,15 @@ def give_to(account: Account, folder: Path) -> None:
         os.chown(path, account.uid, account.gid, follow_symlinks=False)
 
 
-def end_with_parent() -> None:
-    """Ask Linux for a SIGTERM when the supervisor dies, even by SIGKILL; it outlives the exec."""
+def end_with_parent(supervisor: int) -> None:
+    """Ask Linux for a SIGTERM when the supervisor dies, even by SIGKILL; it outlives the exec.
+
+    Raises NodeError where it is dead already: of that Linux tells nobody.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != supervisor:
+        raise NodeError("Its supervisor is gone.")
 
 
 def refuse_taken_port(port: int) -> None:

@@ -12,7 +12,8 @@ from django.utils.functional import cached_property
 
 logger = logging.getLogger(__name__)
 
-_DOWN = (redis.ConnectionError, redis.TimeoutError)
+# Also one that answers, but refuses to write: its memory or disk is full, or it became a replica.
+_DOWN = redis.RedisError
 _clients: dict[tuple[Any, ...], Any] = {}
 
 
@@ -31,7 +32,7 @@ class KeptRedisClient(RedisCacheClient):
 
 
 class PatientRedisCache(RedisCache):
-    """A Redis cache that is empty while Redis is down, instead of an exception.
+    """A Redis cache that is empty while Redis does not serve, instead of an exception.
 
     Sessions then come from the database, throttles and lockouts let everybody pass, and
     /health/ready says what is wrong.

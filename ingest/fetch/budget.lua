@@ -51,6 +51,16 @@ if redis.call('HGET', state, 'server') ~= server then
     set('since', last)
 end
 
+-- The clock was set back where a slot lies farther ahead than any is leased: all that is noted moves
+-- with it, or nothing would leave until the clock is there again.
+local ahead = get('last') - (now + HEARING)
+if ahead > 0 then
+    for _, name in ipairs({'last', 'since', 'held'}) do set(name, get(name) - ahead) end
+    local sent = redis.call('LRANGE', log, 0, -1)
+    redis.call('DEL', log)
+    for _, at in ipairs(sent) do redis.call('RPUSH', log, text(at - ahead)) end
+end
+
 -- 2. What the caller tells.
 for period, sends in pairs(ask.allotted or {}) do
     redis.call('HINCRBY', state, 'left ' .. period, sends)

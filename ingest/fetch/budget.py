@@ -171,14 +171,16 @@ class Budget:
         """The learned limit may have changed: leased slots of the old one are given up then."""
         if self._pace.learned != self._learned:
             self._learned = self._pace.learned
-            self._return_slots(len(self._slots))
+            self.give_back(len(self._slots), self.charged)
             self._slots.clear()
 
     @property
     def _is_open(self) -> bool:
         return self._rules == "{}" and self._learned is None
 
-    def _is_free(self) -> bool:
+    @property
+    def is_free(self) -> bool:
+        """Whether sends leave as they come, as nothing limits them."""
         return self._is_open and not self._is_limited_by_others
 
     # ---- slots
@@ -186,7 +188,7 @@ class Budget:
     @property
     def patience_seconds(self) -> float:
         """How long after its slot a send may leave at the latest, as far as the reserve bears."""
-        if self._is_free():
+        if self.is_free:
             return float("inf")
         limits, spans = self._limits, []
         if limits.window:
@@ -202,7 +204,7 @@ class Budget:
 
     def take_at_once(self) -> bool:
         """Whether a send may leave now, there being no limit, as far as was heard lately."""
-        if self.is_closed or not self._is_free() or not self._has_looked_lately():
+        if self.is_closed or not self.is_free or not self._has_looked_lately():
             return False
         self._news.sent += 1
         return True
@@ -215,7 +217,7 @@ class Budget:
         followed, which the end of the slice does not cut short, nor a slot that is far away.
         """
         await self._look()
-        if self._is_free():
+        if self.is_free:
             may_leave = not (self.is_shut if is_under_way else self.is_closed)
             self._news.sent += may_leave
             return may_leave
@@ -224,14 +226,14 @@ class Budget:
             if self.is_closed and not is_under_way:
                 return False
             loop = asyncio.get_running_loop()
-            while not self._is_free() and not self.is_shut:
+            while not self.is_free and not self.is_shut:
                 if self._slots:
                     leave_at = self._slots.popleft()
                     await self._sleep_until(leave_at)
                     late = loop.time() - leave_at
                     if not self._slot_delays.is_too_long(late, borne=self.patience_seconds):
                         break
-                    self._return_slots(1)
+                    self.give_back(1, self.charged)
                 elif (parked := await self._lease(PARK_SECONDS)) is not None:
                     if not is_under_way or parked.quota:
                         self.parked = self.parked or parked
@@ -249,10 +251,13 @@ class Budget:
             if self._has_looked_lately():
                 return
             self._looked_at = time.monotonic()
-            # Without Redis there is nobody who could know of a limit.
-            with contextlib.suppress(redis.RedisError):
+            try:
                 # A run that only waits tells nobody of its limits: the book does.
                 await self._call(want=0, used_until=await self._touch_book())
+            except redis.RedisError:
+                # Without Redis there is nobody who could know of a limit. Where it took long to
+                # find out, those who wait here do not all do so, one after the other.
+                self._looked_at = time.monotonic()
             self._has_looked = True
 
     def _has_looked_lately(self) -> bool:
@@ -280,7 +285,7 @@ class Budget:
         )
         if is_stale or learned != self._learned:
             # Or the limit changed meanwhile: these slots are not spaced for it.
-            self._return_slots(len(slots))
+            self.give_back(len(slots), self.charged)
             return None
         if slots:
             self._slots.extend(loop.time() + slot / 1_000_000 for slot in slots)
@@ -319,14 +324,10 @@ class Budget:
         if own >= CROWD_SENDS:
             self._pace.crowd = max(1.0, host / own)
 
-    def give_back(self, charged: tuple[str, ...]) -> None:
-        """A slot of those periods was not used in time."""
-        if not self._is_free():
-            self._return_slots(1, charged)
-
-    def _return_slots(self, count: int, charged: tuple[str, ...] | None = None) -> None:
-        """Slots that nobody has used do not count for the quota; their time has passed."""
-        for period in (self.charged if charged is None else charged) if count else ():
+    def give_back(self, count: int, charged: tuple[str, ...]) -> None:
+        """Slots that nobody has used do not count for the quotas that they were taken from; their
+        time has passed."""
+        for period in charged if count else ():
             self._news.unused[period] = self._news.unused.get(period, 0) + count
 
     # ---- Redis
@@ -427,7 +428,7 @@ class Budget:
         """Gives back what was leased and not used. The limits stay: the run may still be active."""
         if self._client is None:
             return
-        self._return_slots(len(self._slots))
+        self.give_back(len(self._slots), self.charged)
         with contextlib.suppress(redis.RedisError):
             await self._ask(0)
             if self._rules == "{}":

@@ -79,6 +79,8 @@ LINGER_SECONDS = 2.0
 BLOCKED_PATIENCE_SECONDS = 5.0
 # The same for a worker that was asked to stop: whoever asked kills it after a few seconds more.
 STOPPING_PATIENCE_SECONDS = 2.0
+# How long a task that was cancelled may take before it is cancelled once more.
+END_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +146,11 @@ class _Leave:
     def renew(self, budget: Budget) -> None:
         self.budget = budget
         self._at = time.monotonic()
-        self._periods = budget.charged
+        self._periods = () if budget.is_free else budget.charged
 
     def give_back(self) -> None:
         """The send did not leave then: it is not to count for a quota twice."""
-        self.budget.give_back(self._periods)
+        self.budget.give_back(1, self._periods)
 
     @property
     def is_late(self) -> bool:
@@ -242,9 +244,7 @@ class _SliceRunner:
                         await self._flush_rest()
                 raise
             finally:
-                for each in (*workers, flusher, heart):
-                    each.cancel()
-                await asyncio.gather(*workers, flusher, heart, return_exceptions=True)
+                await _end_tasks({*workers, flusher, heart})
                 for budget in (self.budget, *self.further_budgets.values()):
                     await budget.close()
         self.result.parked = self.budget.parked or self._park_while_held()
@@ -272,8 +272,7 @@ class _SliceRunner:
             for each in done:
                 each.result()
         finally:
-            first.cancel()
-            await asyncio.gather(first, return_exceptions=True)
+            await _end_tasks({first})
 
     async def _in_database(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         loop = asyncio.get_running_loop()
@@ -582,7 +581,9 @@ class _SliceRunner:
     async def _flush_regularly(self) -> None:
         while True:
             try:
-                await asyncio.wait_for(self.has_batch.wait(), FLUSH_SECONDS)
+                # Not wait_for: that of Python 3.11 swallows a cancellation that comes with a batch.
+                async with asyncio.timeout(FLUSH_SECONDS):
+                    await self.has_batch.wait()
             except TimeoutError:
                 await self._flush_rest()
             else:
@@ -624,6 +625,17 @@ class _SliceRunner:
             ledger.lock_run(self.task.held.run_id)
             ledger.renew_slice(self.task.held)
             return share()
+
+
+async def _end_tasks(tasks: set[asyncio.Task[None]]) -> None:
+    """Cancels until all have ended: what a task waits for in a library may swallow a cancellation
+    that comes at the same moment as its answer."""
+    left = tasks
+    while left:
+        for each in left:
+            each.cancel()
+        _, left = await asyncio.wait(left, timeout=END_SECONDS)
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _named_wait(reply: Reply) -> float | None:

@@ -165,7 +165,8 @@ def end_marked(data_dir: Path, *, patience_seconds: float = 3.0) -> int:
     for supervisor in (process for process in marked if _is_supervisor(process)):
         with contextlib.suppress(psutil.NoSuchProcess):
             supervisor.kill()
-            supervisor.wait(timeout=patience_seconds)
+            # One that nobody buries counts as there for ever: that is no error.
+            psutil.wait_procs([supervisor], timeout=patience_seconds)
     for process in (marked := find_marked(data_dir)):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()

@@ -11,7 +11,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +26,8 @@ READY_TIMEOUT_SECONDS = 120.0
 # killed at any moment: the ledger knows what is still to do.
 CHILD_STOP_SECONDS = 4
 STOP_SECONDS = 8.0
+# How soon a request to stop is seen.
+LOOK_SECONDS = 0.1
 
 
 def write_configuration(config: Config, programs: Sequence[Program]) -> Path:
@@ -91,18 +92,23 @@ def _escape(text: str) -> str:
 class Portal:
     """A running set of processes; made by `run_portal`."""
 
-    def __init__(self, config: Config, programs: Sequence[Program], stop: threading.Event) -> None:
+    def __init__(self, config: Config, programs: Sequence[Program]) -> None:
         self.config = config
         self.programs = programs
         self.address = f"http://{HOST}:{config.port}/"
-        self._stop = stop
+        # Not an Event: a signal may come while one is being waited for, and `set` would wait then.
+        self._is_stopping = False
         self._supervisor: subprocess.Popen[bytes] | None = None
         self._launchers = find_launchers()
 
     @property
     def is_stopping(self) -> bool:
         """Whether somebody asked for the end (Ctrl-C, SIGTERM)."""
-        return self._stop.is_set()
+        return self._is_stopping
+
+    def ask_to_stop(self) -> None:
+        """May be called at any moment, by a signal handler too."""
+        self._is_stopping = True
 
     def start(self, environment: Mapping[str, str]) -> None:
         configuration = write_configuration(self.config, self.programs)
@@ -125,9 +131,11 @@ class Portal:
 
         Raises ProcessesError when supervisord died.
         """
-        self._stop.wait(seconds)
+        ends_at = time.monotonic() + seconds
+        while not self._is_stopping and (left := ends_at - time.monotonic()) > 0:
+            time.sleep(min(left, LOOK_SECONDS))
         if any(launcher.wants_the_end for launcher in self._launchers):
-            self._stop.set()
+            self.ask_to_stop()
         if self._supervisor is not None and self._supervisor.poll() is not None:
             raise ProcessesError(
                 f"supervisord ended with code {self._supervisor.returncode}:\n"
@@ -227,10 +235,9 @@ def run_portal(
 
     Call it inside `hold_data_folder`, after `end_marked`.
     """
-    stop = threading.Event()
-    portal = Portal(config, programs, stop)
+    portal = Portal(config, programs)
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in numbers}
+    before = {number: signal.signal(number, lambda *_: portal.ask_to_stop()) for number in numbers}
     try:
         portal.start(environment or {})
         yield portal

@@ -17,6 +17,7 @@ from django.conf import settings
 
 from ingest.configuration import LimitsPart
 from ingest.fetch.budget import Budget, Parked, describe_limits, forget_member, keys_of
+from ingest.fetch.loop import _Leave
 from ingest.fetch.pace import Control, Pace
 
 _ORIGINS = itertools.count()
@@ -84,6 +85,14 @@ def peak(times: list[float], seconds: float) -> int:
     """The most sends in any [t, t + seconds)."""
     times = sorted(times)
     return max(bisect.bisect_left(times, at + seconds) - number for number, at in enumerate(times))
+
+
+async def test_a_send_that_was_free_to_leave_has_no_slot_to_give_back(origin: str):
+    async with open_budget(origin) as budget:
+        assert await budget.wait_for_slot()
+        assert budget.charged
+        _Leave(budget).give_back()
+        assert not budget._news.unused
 
 
 async def test_all_members_share_one_rate_and_the_smallest_limit_counts(origin: str):
@@ -188,6 +197,34 @@ async def test_a_redis_that_came_back_with_an_old_state_is_not_trusted(
     assert max(b - a for a, b in itertools.pairwise(later)) >= 1.0
 
 
+@pytest.mark.parametrize(
+    ("most", "limits"),
+    [(20, {"per_second": 20}), (5, {"window": {"requests": 5, "seconds": 1}})],
+)
+async def test_a_clock_that_is_set_back_stops_no_run(
+    origin: str, client: redis.Redis, most: int, limits: dict[str, Any]
+):
+    times: list[float] = []
+    async with open_budget(origin, **limits) as budget:
+        await send(budget, 5, times)
+        move_ahead(client, origin, seconds=3600)
+        began = time.monotonic()
+        await send(budget, 10, times)
+        assert budget.parked is None
+    assert len(times) == 15
+    assert times[-1] - began < 6
+    assert peak(times, 1) <= most
+
+
+def move_ahead(client: redis.Redis, origin: str, *, seconds: int) -> None:
+    """What a clock that was ahead by so much would have left."""
+    state, _, log = keys_of(origin)
+    for name in ("last", "since", "held"):
+        client.hincrby(state, name, seconds * 1_000_000)
+    for index, at in enumerate(client.lrange(log, 0, -1)):
+        client.lset(log, index, str(int(at) + seconds * 1_000_000))
+
+
 async def test_a_loss_of_the_quotas_count_does_not_give_it_back(origin: str, client: redis.Redis):
     book, times = FakeBook(quota_left=6), list[float]()
     async with open_budget(origin, book=book, quota={"requests": 6, "per": "month"}) as budget:
@@ -251,6 +288,27 @@ async def test_a_run_without_a_limit_tells_of_those_that_wait(origin: str, clien
     async with open_budget(origin, "free", book=book) as free:
         await send(free, 8, times)
     assert peak(times, 1.0) <= 5
+
+
+async def test_a_redis_that_does_not_answer_is_waited_for_once_not_by_each_sender(origin: str):
+    accepted: list[asyncio.StreamWriter] = []
+    silent = await asyncio.start_server(lambda _, writer: accepted.append(writer), "127.0.0.1")
+    port = silent.sockets[0].getsockname()[1]
+    budget = Budget(
+        redis_url=f"redis://127.0.0.1:{port}/0?socket_timeout=0.5",
+        origin=origin,
+        member="run-1",
+        limits=LimitsPart(per_second=None),
+    )
+    began = time.monotonic()
+    try:
+        assert all(await asyncio.gather(*(budget.wait_for_slot() for _ in range(20))))
+        assert time.monotonic() - began < 2.5
+    finally:
+        await budget.close()
+        for writer in accepted:
+            writer.close()
+        silent.close()
 
 
 async def test_a_slot_that_a_held_up_loop_comes_late_to_is_given_up(origin: str):

@@ -17,6 +17,8 @@ from aiohttp import web
 from django.db import connection, transaction
 
 from ingest import runs, services, slices
+from ingest.errors import LeaseLost
+from ingest.fetch import loop
 from ingest.fetch.signs import Signs
 from ingest.models import Record, Request, Run, RunEvent, Slice, Source
 from ingest.outcomes import Outcome, RunState
@@ -314,3 +316,35 @@ def test_a_cancelled_run_is_over_at_once_and_its_worker_within_two_seconds(
         assert sent(upstream) <= before + 1
     assert Record.objects.count() == records
     assert count_outcomes(Run.objects.get(pk=run.pk)) == outcomes
+
+
+@pytest.mark.parametrize("turns", range(9))
+def test_a_slice_ends_although_a_batch_is_full_as_its_lease_is_lost(
+    turns: int, monkeypatch: pytest.MonkeyPatch
+):
+    """`turns` of the event loop lie between the two."""
+
+    async def lose_lease(runner: Any) -> None:
+        while not upstream.seen:
+            await asyncio.sleep(0.01)
+
+        async def fill_batch() -> None:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            runner.has_batch.set()
+
+        filling.append(asyncio.create_task(fill_batch()))
+        raise LeaseLost
+
+    def work() -> None:
+        slices.run_slice(run.pk)
+        connection.close()
+
+    filling: list[asyncio.Task[None]] = []
+    monkeypatch.setattr(loop._SliceRunner, "_renew_regularly", lose_lease)
+    with scripted_upstream(_stalls) as upstream:
+        run = start(make_source(upstream.url, request={"timeout_seconds": 60}))
+        worker = threading.Thread(target=work, daemon=True)
+        worker.start()
+        worker.join(20)
+        assert not worker.is_alive()

@@ -176,6 +176,29 @@ def test_a_supervised_node_ends_when_its_supervisor_is_killed(data_dir):
     assert not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
 
 
+def test_a_node_whose_supervisor_is_killed_while_it_prepares_does_not_start(data_dir):
+    program = f"""
+import os, signal, sys, time
+sys.path.insert(0, {str(NODE.parent)!r})
+import node
+
+def prepare(*_):
+    supervisor = os.getppid()
+    os.kill(supervisor, signal.SIGKILL)
+    while os.getppid() == supervisor:
+        time.sleep(0.01)
+    return ["/bin/echo", "started"], {{}}
+
+node.prepare = prepare
+sys.exit(node.main(["run", "--data-dir", {str(data_dir / "node")!r}]))
+"""
+    supervisor = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+    # Returns when nobody is left who could write.
+    told = call([sys.executable, "-c", supervisor, program])
+    assert "started" not in told.stdout
+    assert "supervisor is gone" in told.stderr
+
+
 def test_a_taken_port_is_refused_with_its_number(data_dir):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+import redis
 from django.core.cache import cache as default_cache
 from django.core.cache import caches
 from django.test import Client
@@ -41,6 +43,29 @@ def test_without_redis_the_cache_is_empty_and_nobody_is_refused(gone):
     assert "a" not in gone
     assert gone.count_up("a", expires_seconds=1) == 0
     assert gone.seconds_left("a") == 0
+
+
+@pytest.fixture
+def read_only(settings):
+    """The default cache in a Redis that refuses to write, as one whose memory is full."""
+    here = settings.CACHES["default"]
+    with redis.Redis.from_url(settings.REDIS_CACHE_URL) as client:
+        rights = ["on", ">word", "~*", "+@read", "+@connection"]
+        client.execute_command("ACL", "SETUSER", "reader", "reset", *rights)
+        address = urlsplit(settings.REDIS_CACHE_URL)
+        place = address._replace(netloc=f"reader:word@{address.netloc.rpartition('@')[2]}")
+        settings.CACHES = {"default": here | {"LOCATION": place.geturl()}}
+        yield cache
+        del caches["default"]
+        client.execute_command("ACL", "DELUSER", "reader")
+
+
+@pytest.mark.django_db
+def test_a_redis_that_refuses_to_write_refuses_nobody(read_only, signed_in_api):
+    read_only.set("a", 1)
+    assert read_only.get("a", "default") == "default"
+    assert read_only.count_up("a", expires_seconds=1) == 0
+    assert signed_in_api.get("/api/runs/").status_code == 200
 
 
 @pytest.mark.django_db

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,8 +13,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from django.conf import settings
 
-from portal.processes.ownership import Launcher, find_marked
+from portal.processes import supervision
+from portal.processes.ownership import MARK, Launcher, end_marked, find_marked, name_instance
 from portal.processes.programs import find_redis_server
 
 CATCHER = (
@@ -77,3 +81,44 @@ def test_a_redis_that_wiped_its_environment_is_found_by_its_folder(tmp_path: Pat
         for process in started:
             process.kill()
             process.wait()
+
+
+def test_a_supervisor_that_nobody_buries_is_ended_all_the_same(tmp_path: Path) -> None:
+    """As in a container whose first process is not an init."""
+    program = "import time; time.sleep(60)"
+    careless = (
+        "import subprocess, sys, time\n"
+        f"subprocess.Popen([sys.executable, '-c', {program!r}, 'supervisor.supervisord'],"
+        f" env={{{MARK!r}: {name_instance(tmp_path)!r}}})\n"
+        "print(flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", careless], stdout=subprocess.PIPE) as parent:
+        try:
+            assert parent.stdout
+            parent.stdout.readline()
+            [supervisor] = find_marked(tmp_path)
+            assert end_marked(tmp_path, patience_seconds=0.3) == 1
+            assert supervisor.status() == psutil.STATUS_ZOMBIE
+        finally:
+            parent.kill()
+
+
+def test_a_signal_is_heard_whatever_it_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervision.Portal, "start", lambda *_: None)
+    monkeypatch.setattr(supervision, "end_marked", lambda *_, **__: 0)
+    # From another process: only then a signal wakes the wait itself.
+    flood = (
+        "import os, random, signal, time; end = time.monotonic() + 1.5\n"
+        "while time.monotonic() < end:\n"
+        f"    os.kill({os.getpid()}, signal.SIGHUP); time.sleep(random.random() * 0.0004)"
+    )
+    heard, before = 0, signal.getsignal(signal.SIGHUP)  # nohup has it ignored
+    with supervision.run_portal(settings.GLEANER, []) as portal:
+        flooding = subprocess.Popen([sys.executable, "-c", flood])
+        while flooding.poll() is None:
+            portal.pause(0.0001)
+            heard += portal.is_stopping
+            portal._is_stopping = False
+        portal.ask_to_stop()
+    assert heard > 100
+    assert signal.getsignal(signal.SIGHUP) is before
