@@ -6,6 +6,7 @@ may be lost or delivered twice.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 from typing import Any
@@ -13,9 +14,13 @@ from typing import Any
 from celery import Celery, bootsteps
 from celery.signals import worker_process_init
 from celery.worker.consumer import Consumer
+from kombu.exceptions import OperationalError
 from kombu.transport.redis import Channel
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")  # noqa: TID251
+# Checks import all pages and dashboards, half a second at each start of a worker. They are for
+# those who change or deploy the portal (`make check`, `manage.py check --deploy`).
+os.environ.setdefault("CELERY_SKIP_CHECKS", "1")  # noqa: TID251
 
 app = Celery("gleaner")
 app.config_from_object("django.conf:settings", namespace="CELERY")
@@ -51,8 +56,11 @@ class SignsOfLife(bootsteps.StartStopStep):
         )
         heartbeat.beat(parent.hostname, queues)
         for name in WAKE_UP_TASKS:
-            if name in app.tasks:
-                app.tasks[name].apply_async(expires=WAKE_UP_EXPIRES_SECONDS)
+            # The worker would end of this error. It connects again, and comes back here, where the
+            # broker is gone in just this moment.
+            with contextlib.suppress(OperationalError):
+                if name in app.tasks:
+                    app.tasks[name].apply_async(expires=WAKE_UP_EXPIRES_SECONDS)
 
     def stop(self, parent: Consumer) -> None:
         from portal import heartbeat
@@ -64,11 +72,7 @@ class SignsOfLife(bootsteps.StartStopStep):
 
 app.steps["consumer"].add(SignsOfLife)
 
-# Rows and answers come by the thousand and hold no cycles (docs/decisions/0083).
-GC_THRESHOLDS = 20_000, 20, 20
-
 
 @worker_process_init.connect
-def look_for_garbage_less_often(**kwargs: Any) -> None:
+def leave_inherited_objects_alone(**kwargs: Any) -> None:
     gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)

@@ -112,3 +112,16 @@ def test_a_worker_shows_that_it_lives_and_looks_for_work_when_it_is_connected(mo
     step.stop(consumer)
     assert heartbeat.served_queues() == {}
     assert consumer.timer.cancelled
+
+
+def test_a_broker_that_goes_away_as_a_worker_starts_does_not_end_it(monkeypatch):
+    def fail(*args: Any, **options: Any) -> None:
+        raise OperationalError("gone")
+
+    app.loader.import_default_modules()
+    for name in ("ingest.tasks.scan_due", "search.tasks.drain_outbox"):
+        monkeypatch.setattr(app.tasks[name], "apply_async", fail)
+    consumer: Any = _Consumer()
+    step = SignsOfLife(consumer)
+    step.start(consumer)
+    step.stop(consumer)
