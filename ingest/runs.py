@@ -7,6 +7,7 @@ and any number of times; what it does depends on the ledger alone.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -94,6 +95,10 @@ def configuration_of(run: Run) -> SourceConfiguration:
             raise SourceChanged(
                 _("The source has another address now, and its secrets belong to that one.")
             )
+    return _complete(public, source)
+
+
+def _complete(public: Mapping[str, Any], source: Source) -> SourceConfiguration:
     whole = attach_secrets(public, unseal(source.sealed_secrets))
     return parse_configuration(whole, context=STORED)
 
@@ -120,8 +125,7 @@ def create_run(source: Source, *, user: Any) -> Run:
             source = Source.objects.select_for_update(no_key=True).get(pk=source.pk)
             if source.archived_at:
                 raise SourceArchived(_("The source is archived."))
-            whole = attach_secrets(source.configuration, unseal(source.sealed_secrets))
-            configuration = parse_configuration(whole, context=STORED)
+            configuration = _complete(source.configuration, source)
             run = Run.objects.create(
                 source=source,
                 started_by=user,

@@ -187,17 +187,13 @@ class SignWatch:
             return
         self._end_streaks()
         if is_http:
-            is_denied, is_refused = (
-                verdict.outcome == each for each in (Outcome.DENIED, Outcome.REFUSED)
-            )
-            if is_telling or not is_denied:
-                self._count("denied", at, is_one=is_denied)
-            if is_telling or not is_refused:
-                self._count_refusal(at, sent_at, is_one=is_refused)
+            is_denied = verdict.outcome == Outcome.DENIED
+            is_refused = verdict.outcome == Outcome.REFUSED
+            self._count("denied", at, is_one=is_denied, is_telling=is_telling)
+            self._count_refusal(at, sent_at, is_one=is_refused, is_telling=is_telling)
             if is_telling:
                 self._note_block_sign(verdict, key=key, at=at)
-        if is_telling or not is_dead:
-            self._count("dead", at, is_one=is_dead)
+        self._count("dead", at, is_one=is_dead, is_telling=is_telling)
         self._note_probe(is_dead=is_dead, sent_at=sent_at, at=at)
         if is_dead:
             reason = str((verdict.evidence or {}).get("reason", ""))
@@ -217,7 +213,9 @@ class SignWatch:
                     getattr(signs, name).end(at)
             self.signs.judge(self._configuration, at=at, until=0.0)
 
-    def _count(self, name: str, at: float, *, is_one: bool) -> None:
+    def _count(self, name: str, at: float, *, is_one: bool, is_telling: bool) -> None:
+        if is_one and not is_telling:
+            return
         for signs in self._both():
             streak: Streak = getattr(signs, name)
             if is_one:
@@ -225,14 +223,14 @@ class SignWatch:
             else:
                 streak.end(at)
 
-    def _count_refusal(self, at: float, sent_at: float, *, is_one: bool) -> None:
+    def _count_refusal(self, at: float, sent_at: float, *, is_one: bool, is_telling: bool) -> None:
         """Those that were under way when the storm was noticed tell nothing new: many senders at
         once must not look like many refusals in a row."""
         streak = self.signs.refused
         is_known = streak.count() >= STORM_NOTICED and not streak.earlier
         if is_one and is_known and sent_at < streak.times[STORM_NOTICED - 1]:
             return
-        self._count("refused", at, is_one=is_one)
+        self._count("refused", at, is_one=is_one, is_telling=is_telling)
 
     def _note_block_sign(self, verdict: Verdict, *, key: str, at: float) -> None:
         is_denied = verdict.outcome == Outcome.DENIED

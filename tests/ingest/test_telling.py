@@ -16,6 +16,7 @@ from ingest.models import Request, RunEvent
 from ingest.outcomes import Outcome, RunState
 from ingest.plans import prepare_request
 from ingest.selectors import count_outcomes
+from tests.ingest.test_blocks import key
 from tests.ingest.test_pipeline import drive, good, make_source, start
 from tests.ingest.upstream import scripted_upstream
 
@@ -104,7 +105,7 @@ def test_one_key_that_was_revoked_blocks_nothing(text: str):
         source = make_source(
             upstream.url,
             stop=60,
-            request={"api_key": [{"in": "header", "name": "X-Api-Key", "secret": s} for s in keys]},
+            request={"api_key": [key(secret) for secret in keys]},
             limits={"concurrency": 6},
         )
         run = drive(start(source))
@@ -118,7 +119,7 @@ def test_the_source_is_shut_once_all_keys_are_denied():
     async def answer(request: web.Request) -> web.Response:
         return web.Response(status=403)
 
-    keys = [{"in": "header", "name": "X-Api-Key", "secret": f"some-key-{n}"} for n in range(3)]
+    keys = [key(f"some-key-{n}") for n in range(3)]
     with scripted_upstream(answer) as upstream:
         source = make_source(upstream.url, stop=40, request={"api_key": keys}, block=PATIENCE)
         run = drive(start(source))
@@ -137,7 +138,7 @@ def test_a_key_at_its_limit_does_not_stop_the_others():
         source = make_source(
             upstream.url,
             stop=60,
-            request={"api_key": [{"in": "header", "name": "X-Api-Key", "secret": s} for s in keys]},
+            request={"api_key": [key(secret) for secret in keys]},
             limits={"concurrency": 4},
             retry={"cap_seconds": 5},
         )
