@@ -6,7 +6,7 @@ import pytest
 
 from ingest.outcomes import Outcome
 from ingest.rehearsal import serve_in_thread
-from tests.live.stack import Stack, ask_upstream, find_port, gaps_of, wait_for
+from tests.live.stack import Stack, ask_upstream, find_port, gaps_of
 
 pytestmark = pytest.mark.live
 
@@ -102,32 +102,3 @@ def test_a_run_waits_while_no_worker_is_up_and_runs_later(stack: Stack) -> None:
         run = stack.wait_for_run(number)
     assert run["state"] == "complete"
     assert run["outcomes"][Outcome.DELIVERED] == 20
-
-
-@pytest.mark.parametrize("victim", ["the worker with its children", "the child that fetches"])
-def test_a_killed_fetch_worker_loses_nothing_and_doubles_nothing(stack: Stack, victim: str) -> None:
-    slug = "killed" if "worker" in victim else "killed-child"
-    with serve_in_thread(profile="unruly", count=600) as upstream:
-        stack.create_source(
-            slug, f"{upstream}/cities/{{id}}", count=600, limits={"per_second": 100}
-        )
-        number = stack.start_run(slug)
-
-        def is_half_done() -> bool:
-            return bool(stack.read_run(number)["outcomes"][Outcome.DELIVERED] > 100)
-
-        wait_for("some deliveries", is_half_done)
-        if victim == "the child that fetches":
-            for child in stack.children_of("worker-fetch"):
-                child.kill()
-        else:
-            stack.kill("worker-fetch")
-            stack.start("worker-fetch")
-        run = stack.wait_for_run(number)
-        truth = ask_upstream(upstream, "/truth")
-    books = stack.reconcile(number)
-    assert run["outcomes"] == truth["outcomes"]
-    assert gaps_of(books) == truth["gaps"]
-    assert sum(run["outcomes"].values()) == run["planned"] == 600
-    assert books["stored"] == books["distinct_keys"] == run["outcomes"][Outcome.DELIVERED]
-    assert books["duplicates"] == 0

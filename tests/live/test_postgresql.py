@@ -8,9 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from django.conf import settings
@@ -109,10 +108,10 @@ def test_an_address_may_set_options_of_its_own(postgresql: Cluster, tmp_path: Pa
     assert "5MB" in manage(postgresql, url, tmp_path, "shell", "-v0", "-c", show)
 
 
-@pytest.fixture
-def portal(postgresql: Cluster, tmp_path: Path) -> Any:
-    url = postgresql.create_database(f"portal{time.monotonic_ns()}")
-    with run_stack(tmp_path, DATABASE_URL=url) as stack:
+@pytest.fixture(scope="module")
+def portal(postgresql: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    url = postgresql.create_database("portal")
+    with run_stack(tmp_path_factory.mktemp("portal"), DATABASE_URL=url) as stack:
         yield stack
 
 

@@ -95,17 +95,35 @@ def list_working_in(folder: Path) -> set[int]:
     return found
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_end_of_up_is_quick_and_leaves_no_process(tmp_path: Path, number: int) -> None:
+def test_a_portal_that_runs_heals_keeps_others_away_and_ends_quickly(tmp_path: Path) -> None:
+    """In one test, because a portal takes its time to start."""
     with open_terminal(tmp_path / "a folder with spaces & ünicode %") as terminal:
         terminal.wait_until_ready()
         assert len(find_marked(terminal.data_dir)) >= 8  # supervisord, five programs, pool children
+        check_that_a_dead_child_is_started_again(terminal)
+        check_that_its_folder_is_refused(terminal)
         started = time.monotonic()
-        terminal.process.send_signal(number)
+        terminal.process.send_signal(signal.SIGTERM)
         assert terminal.process.wait(timeout=20) == 0
         assert time.monotonic() - started < 10
         assert find_marked(terminal.data_dir) == []
         assert "Stopped." in terminal.shown
+
+
+def check_that_a_dead_child_is_started_again(terminal: Terminal) -> None:
+    web = next(p for p in find_marked(terminal.data_dir) if "uvicorn" in p.cmdline())
+    web.kill()
+    web.wait(timeout=10)
+    wait_for("a new web server", terminal.is_healthy, timeout_seconds=30)
+    assert web.pid not in {process.pid for process in find_marked(terminal.data_dir)}
+
+
+def check_that_its_folder_is_refused(terminal: Terminal) -> None:
+    folder = terminal.data_dir
+    second = Terminal(folder / ".." / folder.name, find_port(), *UP)
+    assert second.process.wait(timeout=30) != 0
+    assert f"in use by pid {terminal.process.pid}" in second.shown
+    assert terminal.is_healthy()
 
 
 def test_ctrl_c_during_the_start_leaves_no_process(tmp_path: Path) -> None:
@@ -174,29 +192,12 @@ def test_two_portals_run_side_by_side_and_one_end_leaves_the_other_alone(tmp_pat
         one.wait_until_ready()
         two.wait_until_ready()
         assert one.is_healthy()
-        one.press_ctrl_c()
+        assert one.press_ctrl_c() < 10
+        assert one.process.returncode == 0
+        assert "Stopped." in one.shown
         assert two.is_healthy()
         assert find_marked(tmp_path / "one") == []
         assert find_marked(tmp_path / "two")
-
-
-def test_a_data_folder_in_use_is_refused_with_the_pid_that_holds_it(tmp_path: Path) -> None:
-    with open_terminal(tmp_path) as first:
-        first.wait_until_ready()
-        with open_terminal(tmp_path / ".." / tmp_path.name) as second:
-            assert second.process.wait(timeout=30) != 0
-            assert f"in use by pid {first.process.pid}" in second.shown
-            assert first.is_healthy()
-
-
-def test_a_child_that_dies_is_started_again(tmp_path: Path) -> None:
-    with open_terminal(tmp_path) as terminal:
-        terminal.wait_until_ready()
-        web = next(p for p in find_marked(tmp_path) if "uvicorn" in p.cmdline())
-        web.kill()
-        web.wait(timeout=10)
-        wait_for("a new web server", terminal.is_healthy, timeout_seconds=30)
-        assert web.pid not in {process.pid for process in find_marked(tmp_path)}
 
 
 def test_the_demo_ends_well_and_its_report_agrees_with_the_upstream(tmp_path: Path) -> None:
