@@ -5,10 +5,11 @@ name is the title, country and other names are the body, the population is the w
 corpus keeps the most populous city of each folded name, any other every record.
 
 Queries: words drawn evenly from the distinct folded names that are one word of four letters or more
-(six for two edits, as Elasticsearch's AUTO allows a second one from there). A third is asked as it
-is, a third with one random edit, a third with two; and beside them half-typed words: the first 70 %
-of a word, every other one with an edit. A hit is any city of the intended folded name: nobody could
-tell from "San Jose" which one is meant.
+(six for two edits). A third is asked as it is, a third one random edit away, a third two; and
+beside them half-typed words: the first 70 % of a word, every other one with an edit. What is typed
+is as many edits away as its kind says, for a second edit may undo the first, and as long as
+Elasticsearch's AUTO, and so our rules, ask for that many: six letters for two. A hit is any city of
+the intended folded name: nobody could tell from "San Jose" which one is meant.
 """
 
 from __future__ import annotations
@@ -20,8 +21,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from rapidfuzz.distance import OSA
+
 from ingest.rehearsal import load_cities
 from search.documents import Document, build_document
+from search.plan import count_edits
 from search.query import Kind
 from search.text import fold_words
 
@@ -116,15 +120,22 @@ def ask(cities: Iterable[City], *, queries: int, seed: int) -> list[Question]:
     for kind in WHOLE_KINDS:
         source = long_words if kind == "2 edits" else words
         for word in rng.sample(source, min(queries // 3, len(source))):
-            typed = word
-            for _ in range(WHOLE_KINDS.index(kind)):
-                typed = edit(typed, rng)
+            typed = _misspell(word, WHOLE_KINDS.index(kind), rng)
             questions.append(Question(kind, word, typed + " "))
     for index, word in enumerate(rng.sample(words, min(queries // 2, len(words)))):
         typed = word[: max(round(len(word) * 0.7), 3)]
         questions.append(Question(HALF, word, edit(typed, rng) if index % 2 else typed))
     rng.shuffle(questions)
     return questions
+
+
+def _misspell(word: str, edits: int, rng: random.Random) -> str:
+    while True:
+        typed = word
+        for _ in range(edits):
+            typed = edit(typed, rng)
+        if OSA.distance(word, typed) == edits <= count_edits(typed):
+            return typed
 
 
 def edit(word: str, rng: random.Random) -> str:
