@@ -12,13 +12,14 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
 
 from ingest.outcomes import Outcome
+from tests.ingest.upstream import serve
 
 HTML = "<html><body>Something is not as it should be.</body></html>"
 
@@ -182,27 +183,10 @@ class Upstream:
 def serve_upstream() -> Iterator[Upstream]:
     """The server in a thread of this process."""
     upstream = Upstream()
-    loop = asyncio.new_event_loop()
     app = web.Application()
     app.router.add_get("/{service}/{number}", upstream.answer)
-
-    async def start() -> Callable[[], Any]:
-        # What a killed worker has asked for is nobody's any more: do not wait for it at the end.
-        runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        upstream.address = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        return runner.cleanup
-
-    cleanup = loop.run_until_complete(start())
-    thread = threading.Thread(target=loop.run_forever, name="upstream", daemon=True)
-    thread.start()
-    try:
-        yield upstream
-    finally:
-        upstream.is_answering.set()
-        asyncio.run_coroutine_threadsafe(cleanup(), loop).result(timeout=10)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(timeout=10)
-        loop.close()
+    with serve(app, access_log=None) as upstream.address:
+        try:
+            yield upstream
+        finally:
+            upstream.is_answering.set()

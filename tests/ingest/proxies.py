@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from tests.ingest.upstream import loop_in_thread
+from tests.ingest.upstream import address_of, end_server, loop_in_thread
 
 
 @dataclass
@@ -99,21 +99,17 @@ def running_proxy(
 ) -> Iterator[Proxy]:
     """A proxy on a free loopback port."""
     proxy = Proxy(credentials, refuses_with, is_mute)
-    servers: list[asyncio.Server] = []
-
-    async def start() -> int:
-        servers.append(await asyncio.start_server(proxy.serve, "127.0.0.1", 0, ssl=tls))
-        return int(servers[0].sockets[0].getsockname()[1])
 
     async def stop() -> None:
-        servers[0].close()
+        await end_server(server)
         for writer in proxy.writers:
             writer.transport.abort()  # TLS would wait for the other side's farewell
 
     with loop_in_thread() as loop:
-        port = asyncio.run_coroutine_threadsafe(start(), loop).result(10)
+        starting = asyncio.start_server(proxy.serve, "127.0.0.1", 0, ssl=tls)
+        server = asyncio.run_coroutine_threadsafe(starting, loop).result(10)
         user = f"{credentials}@" if credentials else ""
-        proxy.url = f"{'https' if tls else 'http'}://{user}127.0.0.1:{port}"
+        proxy.url = f"{'https' if tls else 'http'}://{user}{address_of(server)}"
         try:
             yield proxy
         finally:

@@ -51,6 +51,19 @@ async def end_all() -> None:
         await asyncio.sleep(0)
 
 
+async def end_server(server: asyncio.Server) -> None:
+    """Closes a server that takes nothing any more, and knows of all that it has taken.
+
+    One that is closed in the moment in which it takes a connection leaves it open for good
+    (python/cpython#109564).
+    """
+    for listening in server.sockets:
+        asyncio.get_running_loop().remove_reader(listening.fileno())
+    for _ in range(ROUNDS):
+        await asyncio.sleep(0)
+    server.close()
+
+
 @contextlib.contextmanager
 def loop_in_thread() -> Iterator[asyncio.AbstractEventLoop]:
     loop = asyncio.new_event_loop()
@@ -66,31 +79,48 @@ def loop_in_thread() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 @contextlib.contextmanager
-def scripted_upstream(
-    answer: Handler, *, tls: ssl.SSLContext | None = None, **server: Any
-) -> Iterator[ScriptedUpstream]:
-    """An upstream on a free loopback port that answers every request with `answer(request)`.
+def serve(
+    app: web.Application, *, tls: ssl.SSLContext | None = None, **options: Any
+) -> Iterator[str]:
+    """Serves an application on a free loopback port, from a thread; gives its address.
 
-    `server` are options of aiohttp's AppRunner.
+    `options` are those of aiohttp's AppRunner.
     """
+    runner = web.AppRunner(app, shutdown_timeout=0.1, **options)
+
+    async def start() -> asyncio.Server:
+        await runner.setup()
+        assert runner.server is not None
+        loop = asyncio.get_running_loop()
+        return await loop.create_server(runner.server, "127.0.0.1", 0, ssl=tls)
+
+    async def stop() -> None:
+        await end_server(server)
+        await runner.cleanup()
+
+    with loop_in_thread() as loop:
+        server = asyncio.run_coroutine_threadsafe(start(), loop).result(10)
+        try:
+            yield f"{'https' if tls else 'http'}://{address_of(server)}"
+        finally:
+            asyncio.run_coroutine_threadsafe(stop(), loop).result(10)
+
+
+def address_of(server: asyncio.Server) -> str:
+    host, port = server.sockets[0].getsockname()
+    return f"{host}:{port}"
+
+
+@contextlib.contextmanager
+def scripted_upstream(
+    answer: Handler, *, tls: ssl.SSLContext | None = None, **options: Any
+) -> Iterator[ScriptedUpstream]:
+    """An upstream that answers every request with `answer(request)`; for the rest see `serve`."""
     upstream = ScriptedUpstream(answer)
     app = web.Application()
     app.router.add_route("*", "/{tail:.*}", upstream.handle)
-    runner = web.AppRunner(app, shutdown_timeout=0.1, **server)
-
-    async def start() -> int:
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
-        await site.start()
-        return int(runner.addresses[0][1])
-
-    with loop_in_thread() as loop:
-        port = asyncio.run_coroutine_threadsafe(start(), loop).result(10)
-        upstream.url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
-        try:
-            yield upstream
-        finally:
-            asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
+    with serve(app, tls=tls, **options) as upstream.url:
+        yield upstream
 
 
 @contextlib.contextmanager
@@ -100,9 +130,8 @@ def raw_upstream(
     speaks_first: bool = False,
 ) -> Iterator[str]:
     """A TCP server whose every connection is played by `play`, after the request's head is read."""
-    servers: list[asyncio.Server] = []
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             # Cancelled: the test is over, and asyncio would tell the log of it.
             with contextlib.suppress(
@@ -114,16 +143,10 @@ def raw_upstream(
         finally:
             writer.close()
 
-    async def start() -> int:
-        servers.append(await asyncio.start_server(serve, "127.0.0.1", 0))
-        return int(servers[0].sockets[0].getsockname()[1])
-
-    async def stop() -> None:
-        servers[0].close()
-
     with loop_in_thread() as loop:
-        port = asyncio.run_coroutine_threadsafe(start(), loop).result(10)
+        starting = asyncio.start_server(converse, "127.0.0.1", 0)
+        server = asyncio.run_coroutine_threadsafe(starting, loop).result(10)
         try:
-            yield f"http://127.0.0.1:{port}"
+            yield f"http://{address_of(server)}"
         finally:
-            asyncio.run_coroutine_threadsafe(stop(), loop).result(10)
+            asyncio.run_coroutine_threadsafe(end_server(server), loop).result(10)
