@@ -31,7 +31,7 @@ $(TOOLS)/bin/uv:
 	@$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.8'
 
 .venv/synced: pyproject.toml uv.lock | $(UV)
-	@$(UV) sync --locked
+	@$(UV) sync --locked --compile-bytecode
 	@touch $@
 
 demo: setup ## 10,000 requests against a misbehaving upstream, then report, address and login (ONCE=1 ends there)
