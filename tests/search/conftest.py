@@ -17,6 +17,12 @@ from search.engines.base import Engine
 pytest.register_assert_rewrite("tests.search.contract")
 
 
+@pytest.fixture(autouse=True)
+def patience(settings: Any) -> None:
+    """The machine of a test may be busy; the budget of a query has tests of its own."""
+    settings.SEARCH_TIMEOUT_SECONDS = 30
+
+
 @pytest.fixture
 def index_dir(tmp_path: Path, settings: Any) -> Iterator[Path]:
     """A folder without an index in it."""

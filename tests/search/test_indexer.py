@@ -421,8 +421,8 @@ def test_a_slice_makes_way_for_a_rebuild(db: None) -> None:
     import redis
     from django.conf import settings
 
-    client = redis.Redis.from_url(settings.REDIS_BUDGET_URL)
-    client.set(f"search:drainer:{settings.SEARCH_INDEX_DIR}:wanted", 1, ex=10)
+    with redis.Redis.from_url(settings.REDIS_BUDGET_URL) as client:
+        client.set(f"search:drainer:{settings.SEARCH_INDEX_DIR}:wanted", 1, ex=60)
     assert not tasks.drain_slice(seconds=5)
 
 

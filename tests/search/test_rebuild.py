@@ -32,12 +32,6 @@ Store = Callable[..., Record]
 Drain = Callable[[], int]
 
 
-@pytest.fixture(autouse=True)
-def patience(settings: Any) -> None:
-    """The machine of a test may be busy; the budget of a query has tests of its own."""
-    settings.SEARCH_TIMEOUT_SECONDS = 30
-
-
 def found(q: str, user: Any) -> list[str]:
     answer = services.search(read_query({"q": [q], "size": ["100"]}), user=user)
     return [hit.title for hit in answer.results]
