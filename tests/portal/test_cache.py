@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -29,7 +31,7 @@ def gone(settings, tmp_path):
 
 def test_a_counter_counts_and_ends():
     assert [cache.count_up("c", expires_seconds=60) for _ in range(3)] == [1, 2, 3]
-    assert 59 < cache.seconds_left("c") <= 60
+    assert 30 < cache.seconds_left("c") <= 60
     assert cache.seconds_left("nothing") == 0
 
 
@@ -89,6 +91,12 @@ def test_emptying_the_cache_signs_nobody_out(browser, user):
 
 class TestThrottles:
     pytestmark = pytest.mark.django_db
+
+    @pytest.fixture(autouse=True)
+    def one_hour(self, monkeypatch):
+        """Windows are those of the clock: no hour ends during a test."""
+        now = time.time()
+        monkeypatch.setattr("portal.throttles.time", SimpleNamespace(time=lambda: now))
 
     def test_a_caller_over_the_rate_is_told_to_wait(self, signed_in_api, settings):
         settings.THROTTLE_RATES = settings.THROTTLE_RATES | {"user": "3/hour"}
