@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -22,6 +22,14 @@ from portal.processes.programs import find_redis_server
 CATCHER = (
     "import signal, time; signal.signal(signal.SIGINT, print); print(flush=True); time.sleep(60)"
 )
+
+
+def wait_until(is_so: Callable[[], bool], *, seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {seconds:.0f} s")
+        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -52,10 +60,7 @@ def test_a_launcher_of_which_nobody_can_tell_wants_no_end(
 
 def test_a_dead_launcher_wants_the_end(launcher: Launcher) -> None:
     launcher.process.kill()
-    deadline = time.monotonic() + 5
-    while not launcher.wants_the_end:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: launcher.wants_the_end)
 
 
 def test_a_redis_that_wiped_its_environment_is_found_by_its_folder(tmp_path: Path) -> None:
@@ -72,10 +77,8 @@ def test_a_redis_that_wiped_its_environment_is_found_by_its_folder(tmp_path: Pat
                     stdout=subprocess.DEVNULL,
                 )
             )
-        deadline = time.monotonic() + 10
-        while not all((folder / "redis" / "redis.sock").exists() for folder in (ours, theirs)):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        sockets = [folder / "redis" / "redis.sock" for folder in (ours, theirs)]
+        wait_until(lambda: all(socket.exists() for socket in sockets))
         assert [process.pid for process in find_marked(ours)] == [started[0].pid]
     finally:
         for process in started:
@@ -98,7 +101,7 @@ def test_a_supervisor_that_nobody_buries_is_ended_all_the_same(tmp_path: Path) -
             parent.stdout.readline()
             [supervisor] = find_marked(tmp_path)
             assert end_marked(tmp_path, patience_seconds=0.3) == 1
-            assert supervisor.status() == psutil.STATUS_ZOMBIE
+            wait_until(lambda: supervisor.status() == psutil.STATUS_ZOMBIE)
         finally:
             parent.kill()
 
