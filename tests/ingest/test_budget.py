@@ -16,7 +16,14 @@ import redis
 from django.conf import settings
 
 from ingest.configuration import LimitsPart
-from ingest.fetch.budget import Budget, Parked, describe_limits, forget_member, keys_of
+from ingest.fetch.budget import (
+    TOLERANCE_SECONDS,
+    Budget,
+    Parked,
+    describe_limits,
+    forget_member,
+    keys_of,
+)
 from ingest.fetch.loop import _Leave
 from ingest.fetch.pace import Control, Pace
 
@@ -140,7 +147,7 @@ async def test_a_window_and_a_rate_hold_together(origin: str):
     ) as budget:
         await send(budget, 25, times)
     assert peak(times, 1.0) <= 10
-    assert peak(times, 0.2) <= 8
+    assert peak(times, 0.2 - TOLERANCE_SECONDS) <= 8  # one may be so late, the next one in time
 
 
 async def test_a_far_slot_parks_the_run_instead_of_holding_the_worker(origin: str):
@@ -303,7 +310,7 @@ async def test_a_redis_that_does_not_answer_is_waited_for_once_not_by_each_sende
     began = time.monotonic()
     try:
         assert all(await asyncio.gather(*(budget.wait_for_slot() for _ in range(20))))
-        assert time.monotonic() - began < 2.5
+        assert time.monotonic() - began < 5  # twenty of them, one after the other: 10 s
     finally:
         await budget.close()
         for writer in accepted:

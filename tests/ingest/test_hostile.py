@@ -44,11 +44,14 @@ OK = b'HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n[{"id":%d}]'
 
 
 async def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next_one():
+    is_said = threading.Event()
+
     async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(OK % 1)
         await writer.drain()
         await asyncio.sleep(0.05)
         writer.write(OK % 9)
+        is_said.set()
         await reader.read(10_000)
 
     with raw_upstream(play) as url:
@@ -57,7 +60,10 @@ async def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next_one():
             configuration.request, guard=OPEN, concurrency=1, max_body_bytes=1_000
         ) as transport:
             await transport.send(prepare_request(configuration, "1"))
-            await asyncio.sleep(0.2)
+            async with asyncio.timeout(10):
+                while not is_said.is_set():
+                    await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)  # on loopback it has arrived, and is read in these rounds
             second = await transport.send(prepare_request(configuration, "2"))
     assert second.body == b'[{"id":1}]'  # of a connection of its own
 
@@ -308,7 +314,8 @@ def test_a_redirect_on_the_same_host_counts_in_its_budget():
         run = drive(start(make_source(upstream.url, stop=10, limits=limits)))
     assert run.state == RunState.COMPLETE
     assert len(times) == 20
-    assert max(sum(1 for each in times if at <= each < at + 1) for at in times) <= 11
+    # Without the redirects 20. The server shares this process: see the next test.
+    assert max(sum(1 for each in times if at <= each < at + 1) for at in times) <= 13
 
 
 @pytest.mark.django_db(transaction=True)
@@ -684,11 +691,11 @@ def test_sends_errors_and_attempts_agree_with_what_the_server_saw():
 def test_a_slow_rate_and_a_short_deadline_end_in_time():
     with scripted_upstream(always_good) as upstream:
         source = make_source(
-            upstream.url, stop=5, limits={"per_second": 0.01, "deadline_seconds": 1.0}
+            upstream.url, stop=5, limits={"per_second": 0.01, "deadline_seconds": 3.0}
         )
         began = time.monotonic()
         run = drive(start(source))
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < 15  # the next slot is 100 s away
     assert (run.state, len(upstream.seen)) == (RunState.INCOMPLETE, 1)
 
 
@@ -716,9 +723,11 @@ def test_a_large_answer_does_not_cost_the_lease_while_it_is_read(settings, monke
         run = start(make_source(upstream.url, stop=1))
         scanner = threading.Thread(target=scan)
         scanner.start()
-        slices.run_slice(run.pk)
-        is_over.set()
-        scanner.join()
+        try:
+            slices.run_slice(run.pk)
+        finally:
+            is_over.set()
+            scanner.join()
     run.refresh_from_db()
     assert run.state == RunState.COMPLETE
     assert len(upstream.seen) == 1

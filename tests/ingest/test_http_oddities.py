@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from typing import Any
 
 import pytest
 from aiohttp import web
 
+from ingest.fetch import transport
 from ingest.fetch.answers import Reply, Verdict
 from ingest.fetch.transport import STALE_AFTER_SECONDS, Transport
 from ingest.outcomes import Outcome
@@ -25,7 +27,7 @@ GOOD = OK + LENGTH + b"\r\n" + BODY
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n"
 
 
-async def ask_raw(raw: bytes, *, timeout_seconds: float = 2.0) -> tuple[Reply, Verdict]:
+async def ask_raw(raw: bytes) -> tuple[Reply, Verdict]:
     """What becomes of an answer that is sent in one piece, and of the same in many."""
 
     async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -33,7 +35,7 @@ async def ask_raw(raw: bytes, *, timeout_seconds: float = 2.0) -> tuple[Reply, V
         await writer.drain()
 
     with raw_upstream(play) as url:
-        return await send(configure(url, timeout_seconds=timeout_seconds))
+        return await send(configure(url, timeout_seconds=20))
 
 
 @pytest.mark.parametrize(
@@ -107,11 +109,14 @@ async def test_every_answer_has_one_outcome(raw: bytes, outcome: str, error: str
 
 
 async def test_junk_that_comes_later_changes_nothing_and_reaches_nobody_else():
+    said = threading.Semaphore(0)
+
     async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(GOOD)
         await writer.drain()
         await asyncio.sleep(0.05)
         writer.write(b"EXTRA")
+        said.release()
         await reader.read(1_000)
 
     with raw_upstream(play) as url:
@@ -122,7 +127,10 @@ async def test_junk_that_comes_later_changes_nothing_and_reaches_nobody_else():
             for _ in range(3):
                 reply = await transport.send(prepare_request(configuration, "1"))
                 assert reply.body == BODY
-                await asyncio.sleep(0.1)
+                async with asyncio.timeout(10):
+                    while not said.acquire(blocking=False):
+                        await asyncio.sleep(0.01)
+                await asyncio.sleep(0.05)  # on loopback it has arrived, and is read in these rounds
 
 
 @pytest.mark.parametrize(
@@ -148,7 +156,7 @@ async def test_what_drips_without_end_ends_with_the_time_of_the_send(first: byte
     with raw_upstream(play) as url:
         reply, verdict = await send(configure(url, timeout_seconds=0.2))
     assert (verdict.outcome, verdict.error) == (Outcome.FAILED, "timeout")
-    assert reply.latency_ms < 2_000
+    assert reply.latency_ms < 5_000  # the drops last for 6 s
 
 
 async def test_a_body_without_end_is_malformed_at_the_limit():
@@ -255,7 +263,8 @@ async def test_a_connection_that_the_server_closed_while_idle_costs_no_attempt()
     assert host.connections == 2
 
 
-async def test_a_connection_that_dies_in_use_is_a_failed_attempt():
+async def test_a_connection_that_dies_in_use_is_a_failed_attempt(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(transport, "STALE_AFTER_SECONDS", 60.0)  # however late this machine is
     host = _Host(idle=0.0)
     replies = await _send_twice(host)
     assert [reply.failure for reply in replies] == ["", "connection_reset"]

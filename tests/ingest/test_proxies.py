@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from ingest.fetch import rotation
 from ingest.fetch.answers import Reply
 from ingest.fetch.guard import AddressGuard
 from ingest.fetch.rotation import OwnMemory, Rotation
@@ -160,7 +161,7 @@ async def test_a_mute_proxy_is_left_for_another_within_the_time_of_the_send():
         running_proxy(is_mute=True) as mute,
         running_proxy() as good,
     ):
-        replies = await send_some(up.url, 2, proxies=[mute.url, good.url], timeout_seconds=1.2)
+        replies = await send_some(up.url, 2, proxies=[mute.url, good.url], timeout_seconds=6)
     assert {reply.status for reply in replies} == {200}
     assert len(mute.seen) == 1
 
@@ -310,7 +311,10 @@ def test_one_that_fails_again_and_again_while_another_works_is_set_aside():
     assert list(memory.rests) == ["a"]
 
 
-async def test_a_proxy_that_brings_no_answers_is_set_aside_while_another_does():
+async def test_a_proxy_that_brings_no_answers_is_set_aside_while_another_does(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(rotation, "ENOUGH_DOUBTS", 2)  # each costs the time of a send
     memory = OwnMemory()
     with (
         scripted_upstream(json_answer()) as up,
@@ -318,10 +322,10 @@ async def test_a_proxy_that_brings_no_answers_is_set_aside_while_another_does():
         running_proxy() as good,
     ):
         replies = await send_some(
-            up.url, 16, proxies=[mute.url, good.url], memory=memory, timeout_seconds=0.5
+            up.url, 8, proxies=[mute.url, good.url], memory=memory, timeout_seconds=3
         )
     assert [label[:10] for label in memory.rests] == ["proxies[0]"]
-    assert [reply.failure for reply in replies].count("timeout") in {5, 6}
+    assert [reply.failure for reply in replies].count("timeout") in {2, 3}
     assert replies[-1].status == replies[-2].status == 200
 
 
