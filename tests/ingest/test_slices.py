@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -23,6 +23,7 @@ from ingest.fetch.signs import Signs
 from ingest.models import Record, Request, Run, RunEvent, Slice, Source
 from ingest.outcomes import Outcome, RunState
 from ingest.selectors import count_outcomes
+from tests.ingest.stopwatch import let_work, stopwatch
 from tests.ingest.test_pipeline import good, make_source, start
 from tests.ingest.upstream import ScriptedUpstream, scripted_upstream
 
@@ -119,9 +120,11 @@ def test_a_block_that_the_slices_see_together_stops_all_of_them_with_evidence(fo
         run = start(make_source(upstream.url, stop=5000, limits={"concurrency": 5}))
         with workers(four_slices, run.pk):
             wait_until(lambda: sent(upstream) > 300)
-            took = wait_until(lambda: is_finished(run))
+            with stopwatch() as elapsed:
+                wait_until(lambda: is_finished(run))
+                took = elapsed()
             before = sent(upstream)
-            time.sleep(1.2)
+            let_work(1.2)
             assert sent(upstream) == before
     assert took < 5
     outcomes = count_outcomes(run)
@@ -210,11 +213,14 @@ def test_a_host_that_is_down_is_probed_by_one_slice_at_a_time(four_slices: int):
             wait_until(lambda: sent(upstream) > 100)
             is_up = False
             wait_until(lambda: bool(Run.objects.get(pk=run.pk).signs.get("down_since")))
-            time.sleep(1.0)  # what was under way has ended
+            down_at = datetime.fromtimestamp(Run.objects.get(pk=run.pk).signs["down_since"], UTC)
+            before_it = Slice.objects.filter(run=run, started_at__lte=down_at)
+            wait_until(lambda: not before_it.exists())  # each hears of it when it reports
+            let_work(0.2)
             most_at_once = 0
             before = sent(upstream)
             wait_until(lambda: sent(upstream) > before)
-            time.sleep(1.5)
+            let_work(1.5)
             probes = sent(upstream) - before
             assert most_at_once == 1
             assert 1 <= probes <= 8
@@ -303,16 +309,16 @@ def test_a_cancelled_run_is_over_at_once_and_its_worker_within_two_seconds(
     with scripted_upstream(play) as upstream:
         source = make_source(upstream.url, stop=200, limits=limits, request={"timeout_seconds": 60})
         run = start(source)
-        with workers(1, run.pk):
+        with stopwatch() as elapsed, workers(1, run.pk):
             wait_until(lambda: sent(upstream) > 0)
-            time.sleep(0.7)
+            let_work(0.7)
             runs.cancel_run(run.pk, by="the test")
             before = sent(upstream)
             outcomes = count_outcomes(Run.objects.get(pk=run.pk))
             assert outcomes["planned"] == 0
             records = Record.objects.count()
-            began = time.monotonic()
-        assert time.monotonic() - began < 2.5
+            cancelled_at = elapsed()
+        assert elapsed() - cancelled_at < 2.5
         assert sent(upstream) <= before + 1
     assert Record.objects.count() == records
     assert count_outcomes(Run.objects.get(pk=run.pk)) == outcomes
