@@ -30,7 +30,7 @@ def make_source(url: str, *, stop: int = 20, **parts: Any) -> Source:
         owner=UserFactory(),
         data={
             "slug": "things",
-            "request": {"url": url + "/{id}", "timeout_seconds": 2, **parts.pop("request", {})},
+            "request": {"url": url + "/{id}", "timeout_seconds": 10, **parts.pop("request", {})},
             "plan": {"type": "range", "name": "id", "start": 1, "stop": stop},
             "limits": limits,
             "retry": retry,

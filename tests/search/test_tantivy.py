@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import queue
 import threading
 import time
 from pathlib import Path
@@ -92,9 +93,13 @@ def test_an_engine_that_was_open_before_a_fork_works_in_the_child(engine: Tantiv
     child.start()
     try:
         assert answers.get(timeout=20) == ["forked"]
+    except queue.Empty:
+        raise TimeoutError("the child does not answer") from None
     finally:
         child.join(5)
         child.kill()
+        child.join()
+        answers.close()
 
 
 def test_a_panic_of_the_engine_is_an_outage_not_a_crash(engine: Engine) -> None:
