@@ -15,6 +15,7 @@ from ingest.rehearsal import serve_in_thread
 from tests.browser.portal import Portal
 from tests.browser.trouble import Trouble
 from tests.ingest.upstream import scripted_upstream
+from tests.live.stack import make_slug
 
 pytestmark = pytest.mark.browser
 
@@ -36,11 +37,12 @@ def read_number(page: Page, selector: str) -> int:
 def test_a_run_started_by_the_button_is_followed_until_its_report(
     page: Page, portal: Portal, trouble: Trouble
 ) -> None:
+    slug = make_slug("followed")
     with serve_in_thread(profile="calm", count=300) as upstream:
         portal.stack.create_source(
-            "followed", f"{upstream}/cities/{{id}}", count=300, limits={"per_second": 60}
+            slug, f"{upstream}/cities/{{id}}", count=300, limits={"per_second": 40}
         )
-        page.goto("/sources/followed/")
+        page.goto(f"/sources/{slug}/")
         page.get_by_role("button", name="Start a run").click()
         page.wait_for_selector("[data-state=fetching]")
         page.evaluate("() => { window.isSameDocument = true }")
@@ -66,7 +68,7 @@ def bar_order(counts: dict[str, int]) -> list[Outcome]:
 def test_what_is_missing_is_fetched_by_the_button(
     page: Page, portal: Portal, trouble: Trouble
 ) -> None:
-    healed = threading.Event()
+    slug, healed = make_slug("gap"), threading.Event()
 
     async def answer(request: web.Request) -> web.Response:
         key = request.path.strip("/")
@@ -75,8 +77,8 @@ def test_what_is_missing_is_fetched_by_the_button(
         return web.json_response({"id": key, "name": f"The {key}"})
 
     with scripted_upstream(answer) as upstream:
-        portal.create_values_source("gap", f"{upstream.url}/{{id}}", ["a", "b", "c"])
-        run = portal.stack.wait_for_run(portal.stack.start_run("gap"))
+        portal.create_values_source(slug, f"{upstream.url}/{{id}}", ["a", "b", "c"])
+        run = portal.stack.wait_for_run(portal.stack.start_run(slug))
         page.goto(f"/runs/{run['id']}/")
         expect(page.get_by_role("heading", name="Not everything is here")).to_be_visible()
         expect(page.locator("#gaps tbody tr")).to_have_count(1)

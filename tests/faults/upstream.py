@@ -154,6 +154,9 @@ class Upstream:
         self.is_answering.set()
 
     def open_service(self, name: str, count: int, **more: Any) -> Service:
+        """A service of that name, or of a longer one where a test is tried again."""
+        while name in self.services:
+            name += "-again"
         service = self.services[name] = Service(name, count, **{"seed": 0, **more})
         return service
 

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from tests.live.limited import Limit, Traffic, describe_source, serve_limited
-from tests.live.stack import Stack, run_stack, wait_for
+from tests.live.stack import Stack, make_slug, run_stack, wait_for
 
 pytestmark = [pytest.mark.live, pytest.mark.alone]
 
@@ -25,7 +25,8 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield running
 
 
-def start(stack: Stack, slug: str, address: str, **limits: object) -> int:
+def start(stack: Stack, name: str, address: str, **limits: object) -> int:
+    slug = make_slug(name)
     created = stack.api(
         "POST", "/api/sources/", describe_source(slug, address, count=20_000, **limits)
     )

@@ -6,16 +6,17 @@ import pytest
 
 from ingest.outcomes import Outcome
 from ingest.rehearsal import serve_in_thread
-from tests.live.stack import Stack, ask_upstream, find_port, gaps_of
+from tests.live.stack import Stack, ask_upstream, find_port, gaps_of, make_slug
 
 pytestmark = pytest.mark.live
 
 
 def test_a_run_against_an_unruly_upstream_tells_what_the_upstream_tells(stack: Stack) -> None:
+    slug = make_slug("unruly")
     with serve_in_thread(profile="unruly", count=400) as upstream:
-        created = stack.create_source("unruly", f"{upstream}/cities/{{id}}", count=400)
+        created = stack.create_source(slug, f"{upstream}/cities/{{id}}", count=400)
         assert created.status == 201, created.body
-        run = stack.wait_for_run(stack.start_run("unruly"))
+        run = stack.wait_for_run(stack.start_run(slug))
         truth = ask_upstream(upstream, "/truth")
     books = stack.reconcile(run["id"])
 
@@ -30,11 +31,10 @@ def test_a_run_against_an_unruly_upstream_tells_what_the_upstream_tells(stack: S
 
 
 def test_the_upstreams_limits_and_waits_are_kept(stack: Stack) -> None:
+    slug = make_slug("paced")
     with serve_in_thread(profile="unruly", count=300) as upstream:
-        stack.create_source(
-            "paced", f"{upstream}/cities/{{id}}", count=300, limits={"per_second": 60}
-        )
-        stack.wait_for_run(stack.start_run("paced"))
+        stack.create_source(slug, f"{upstream}/cities/{{id}}", count=300, limits={"per_second": 60})
+        stack.wait_for_run(stack.start_run(slug))
         truth = ask_upstream(upstream, "/truth")
     assert truth["requests"]["peak_per_second"] <= 60
     assert truth["requests"]["peak_in_flight"] <= 20
@@ -44,13 +44,14 @@ def test_the_upstreams_limits_and_waits_are_kept(stack: Stack) -> None:
 
 
 def test_what_was_delivered_is_found_with_a_typing_mistake(stack: Stack) -> None:
+    slug = make_slug("calm")
     with serve_in_thread(profile="calm", count=150) as upstream:
-        stack.create_source("calm", f"{upstream}/cities/{{id}}", count=150)
-        run = stack.wait_for_run(stack.start_run("calm"))
+        stack.create_source(slug, f"{upstream}/cities/{{id}}", count=150)
+        run = stack.wait_for_run(stack.start_run(slug))
     assert run["state"] == "complete"
     assert run["outcomes"][Outcome.DELIVERED] == 150
     stack.wait_until_indexed()
-    answer = stack.api("GET", "/api/search/?q=istnbul&source=calm").body
+    answer = stack.api("GET", f"/api/search/?q=istnbul&source={slug}").body
     assert answer["success"] is True
     assert answer["results"][0]["data"]["name"] in ("Istanbul", "İstanbul")
     books = stack.reconcile(run["id"])
@@ -59,23 +60,25 @@ def test_what_was_delivered_is_found_with_a_typing_mistake(stack: Stack) -> None
 
 
 def test_answers_that_hurt_a_careless_client_are_outcomes(stack: Stack) -> None:
+    slug = make_slug("hostile")
     with serve_in_thread(profile="hostile", count=40) as upstream:
         stack.create_source(
-            "hostile",
+            slug,
             f"{upstream}/cities/{{id}}",
             count=40,
             limits={"max_body_bytes": 1_000_000},
         )
-        run = stack.wait_for_run(stack.start_run("hostile"))
+        run = stack.wait_for_run(stack.start_run(slug))
         truth = ask_upstream(upstream, "/truth")
     assert run["outcomes"] == truth["outcomes"]
     assert gaps_of(stack.reconcile(run["id"])) == truth["gaps"]
 
 
 def test_an_unreachable_upstream_ends_in_failed_rows_and_an_incomplete_run(stack: Stack) -> None:
+    slug = make_slug("nobody")
     nobody = f"http://127.0.0.1:{find_port()}/cities/{{id}}"
-    stack.create_source("nobody", nobody, count=30, retry={"attempts": 2, "sweeps": 0})
-    run = stack.wait_for_run(stack.start_run("nobody"))
+    stack.create_source(slug, nobody, count=30, retry={"attempts": 2, "sweeps": 0})
+    run = stack.wait_for_run(stack.start_run(slug))
     assert run["state"] == "incomplete"
     assert run["outcomes"][Outcome.FAILED] == run["planned"] == 30
     books = stack.reconcile(run["id"])
@@ -93,12 +96,15 @@ def test_a_wrong_configuration_is_refused_with_the_path_of_the_field(stack: Stac
 
 
 def test_a_run_waits_while_no_worker_is_up_and_runs_later(stack: Stack) -> None:
-    stack.kill("worker-fetch")
+    slug = make_slug("later")
     with serve_in_thread(profile="calm", count=20) as upstream:
-        stack.create_source("later", f"{upstream}/cities/{{id}}", count=20)
-        number = stack.start_run("later")
-        assert stack.read_run(number)["outcomes"][Outcome.PLANNED] == 20
-        stack.start("worker-fetch")
+        stack.create_source(slug, f"{upstream}/cities/{{id}}", count=20)
+        stack.kill("worker-fetch")
+        try:
+            number = stack.start_run(slug)
+            assert stack.read_run(number)["outcomes"][Outcome.PLANNED] == 20
+        finally:
+            stack.start("worker-fetch")
         run = stack.wait_for_run(number)
     assert run["state"] == "complete"
     assert run["outcomes"][Outcome.DELIVERED] == 20
