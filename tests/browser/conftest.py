@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import pytest
@@ -21,10 +21,21 @@ CHROMIUM_ARGUMENTS = (
     "--disable-sync",
     "--no-first-run",
 )
-TIMEOUT_MS = 15_000
+TIMEOUT_MS = 30_000
 expect.set_options(timeout=TIMEOUT_MS)
 
 NewContext = Callable[..., BrowserContext]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call() -> Generator[None, Any, Any]:
+    """What never appeared did not happen in time, in whatever words Playwright says it (0087)."""
+    try:
+        return (yield)
+    except AssertionError as error:
+        if "Error: element(s) not found" in str(error):
+            raise TimeoutError(f"not within {TIMEOUT_MS / 1000:.0f} s") from error
+        raise
 
 
 @pytest.fixture(scope="session")

@@ -48,7 +48,7 @@ def test_a_run_started_by_the_button_is_followed_until_its_report(
         page.evaluate("() => { window.isSameDocument = true }")
         page.wait_for_function(HAS_MOVED, arg=read_number(page, "[data-done]"))
         expect(page.get_by_role("heading", name="Nothing was left out")).to_be_visible(
-            timeout=30_000
+            timeout=60_000
         )
     counts = page.evaluate(READ_COUNTS)
     assert list(counts) == [outcome.value for outcome in bar_order(counts)]
@@ -88,7 +88,7 @@ def test_what_is_missing_is_fetched_by_the_button(
         healed.set()
         page.get_by_role("button", name="Fetch what is missing").click()
         expect(page.get_by_role("heading", name="Nothing was left out")).to_be_visible(
-            timeout=30_000
+            timeout=60_000
         )
     assert page.evaluate(READ_COUNTS)[Outcome.DELIVERED] == 3
     assert trouble.seen == []

@@ -25,6 +25,8 @@ def test_the_login_form_leads_to_the_page_that_was_asked_for(
     expect(page.locator("article h2").first).to_have_text("Istanbul")
 
     page.get_by_role("button", name="Sign out").click()
+    # Not to be cut off by the next address.
+    expect(page.get_by_role("button", name="Sign out")).to_have_count(0)
     page.goto("/runs/")
     assert "/accounts/login/" in page.url
     assert trouble.seen == []
