@@ -100,8 +100,9 @@ class Cluster:
         )
 
     def create_database(self, name: str) -> str:
-        """An empty database; gives its URL."""
+        """An empty database; gives its URL. One that a first try has left behind is gone then."""
         with self.connect() as connection:
+            connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
             connection.execute(f'CREATE DATABASE "{name}"')
         return self.url_of(name)
 
@@ -126,14 +127,16 @@ class Cluster:
                 start_new_session=True,  # Ctrl-C is for the test run, which then stops us in order
                 **self.owner,
             )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while True:
             try:
                 self.connect().close()
                 return
             except psycopg.OperationalError:
-                if self.process.poll() is not None or time.monotonic() > deadline:
+                if self.process.poll() is not None:
                     raise RuntimeError(f"PostgreSQL did not start:\n{self.read_log()}") from None
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"PostgreSQL is silent:\n{self.read_log()}") from None
                 time.sleep(0.05)
 
     def stop(self, *, is_crash: bool = False) -> None:

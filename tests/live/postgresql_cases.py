@@ -43,6 +43,7 @@ from tests.ingest.factories import (
 from tests.ingest.test_ledger import answer, record
 from tests.ingest.test_pipeline import drive, good, make_source, start
 from tests.ingest.upstream import scripted_upstream
+from tests.live.stack import wait_for
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -73,17 +74,28 @@ def threads(count: int) -> Iterator[Callable[..., Future[Any]]]:
         yield lambda function, *args: pool.submit(run, function, *args)
 
 
+def meet(barrier: threading.Barrier) -> None:
+    try:
+        barrier.wait(20)
+    except threading.BrokenBarrierError:
+        raise TimeoutError("the other thread did not come") from None
+
+
 def wait_for_waiters(count: int) -> None:
     """Until that many sessions of this database wait for a lock."""
-    deadline = time.monotonic() + 10
-    while count_waiters() < count:
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"fewer than {count} sessions wait")
-        time.sleep(0.02)
+    wait_for(f"{count} sessions that wait", lambda: count_waiters() >= count, timeout_seconds=20)
 
 
 def count_waiters() -> int:
-    return int(ask_server("SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted"))
+    # Not by pg_stat_activity, which stands still within a transaction. Who waits for a row or for
+    # another's end holds the table, which tells the database.
+    return int(
+        ask_server(
+            "SELECT count(DISTINCT waiting.pid) FROM pg_locks waiting JOIN pg_locks held"
+            " USING (pid) JOIN pg_database ON pg_database.oid = held.database"
+            " WHERE NOT waiting.granted AND datname = current_database()"
+        )
+    )
 
 
 def ask_server(statement: str) -> str:
@@ -170,7 +182,7 @@ def test_flushes_of_the_same_keys_in_opposite_order_do_not_deadlock_and_count_on
     def flush_all(number: int) -> None:
         ordered = keys if number else keys[::-1]
         for turn, row in enumerate(rows[number]):
-            barrier.wait(20)
+            meet(barrier)
             fresh = [f"{turn}-{key}" for key in ordered]
             # Half of the keys are new in this round, half are changed.
             records = [
@@ -251,7 +263,7 @@ def test_of_two_starts_at_the_same_time_one_wins_and_the_other_names_it():
     barrier = threading.Barrier(2)
 
     def try_start() -> int | str:
-        barrier.wait(10)
+        meet(barrier)
         try:
             return runs.create_run(source, user=None).pk
         except RunActive as error:
@@ -526,8 +538,17 @@ def test_a_slice_leaves_no_connection_behind():
     with scripted_upstream(play) as upstream:
         drive(start(make_source(upstream.url)))
     cache.clear()
-    sessions = ask_server("SELECT count(*) FROM pg_stat_activity WHERE datname=current_database()")
-    assert sessions == "1"  # the one that asks
+    # What a closed connection had at the server ends a moment after it.
+    wait_for("the one that asks to be alone", lambda: count_sessions() == 1, timeout_seconds=10)
+
+
+def count_sessions() -> int:
+    return int(
+        ask_server(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+            " AND backend_type = 'client backend'"
+        )
+    )
 
 
 def test_sessions_that_are_ended_in_mid_run_do_not_end_the_run(settings: Any):
@@ -555,16 +576,19 @@ def test_sessions_that_are_ended_in_mid_run_do_not_end_the_run(settings: Any):
         run = start(make_source(upstream.url, stop=200, limits={"per_second": 60}))
         with threads(1) as submit:
             killed = submit(kill_sessions)
-            ended = work_through(run)
-            is_over.set()
+            try:
+                ended = work_through(run)
+            finally:
+                is_over.set()
             killed.result()
     assert len(kills) >= 3
     assert ended.state == RunState.COMPLETE
     assert count_outcomes(ended)["delivered"] == Record.objects.count() == 200
     assert not ErrorLog.objects.exists()
     assert sum(Bucket.objects.values_list("sends", flat=True)) == 200
-    # What was answered but not yet written was asked again, and no more than that.
-    assert len(upstream.seen) < 400
+    # What was answered but not yet written was asked again, and no more than that: writing begins
+    # half a second after an answer, and takes its time.
+    assert len(upstream.seen) <= 200 + 60 * len(kills)
 
 
 def work_through(run: Run) -> Run:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ from ingest.outcomes import Outcome
 from ingest.rehearsal import serve_in_thread
 from portal.config import BASE_DIR
 from tests.live.postgresql import Cluster
-from tests.live.stack import Stack, ask, make_environment, run_stack, wait_for
+from tests.live.stack import Stack, ask, make_environment, make_slug, run_stack, wait_for
 
 pytestmark = pytest.mark.live
 
@@ -33,11 +34,13 @@ def run_tests(cluster: Cluster, database: str, *paths: str) -> int:
     # What pytest-xdist and pytest-cov tell their workers is not for this one.
     for name in [name for name in environment if name.startswith(("PYTEST_", "COV_"))]:
         del environment[name]
-    environment["DATABASE_URL"] = cluster.create_database(database)
+    # Of its own for each try: what was made for the tests of a first one is not gone with it.
+    environment["DATABASE_URL"] = cluster.create_database(f"{database}-{secrets.token_hex(3)}")
     command = [sys.executable, "-m", "pytest", "-q", *paths, "-p", "tests.live.database_tests"]
     command += ["-p", "no:cacheprovider", "-m", "not live and not browser and not faults"]
     # The database is gone with its server, also one that a test left a session in.
     command += ["--reuse-db"]
+    command += ["--reruns", "1", "--only-rerun", "Timeout"]  # as without a database of its own
     try:
         done = subprocess.run(
             command,
@@ -116,11 +119,12 @@ def portal(postgresql: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 def test_a_run_outlives_a_crash_of_its_database(portal: Stack, postgresql: Cluster) -> None:
+    slug = make_slug("calm")
     with serve_in_thread(profile="calm", count=900) as upstream:
         portal.create_source(
-            "calm", f"{upstream}/cities/{{id}}", count=900, limits={"per_second": 150}
+            slug, f"{upstream}/cities/{{id}}", count=900, limits={"per_second": 150}
         )
-        run = portal.start_run("calm")
+        run = portal.start_run(slug)
         wait_for(
             "some answers",
             lambda: portal.read_run(run)["outcomes"][Outcome.DELIVERED] >= 100,
