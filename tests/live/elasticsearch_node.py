@@ -54,8 +54,15 @@ def call_node(name: str, *options: str | Path) -> subprocess.CompletedProcess[st
     )
 
 
+def check_started(started: subprocess.CompletedProcess[str]) -> None:
+    """Raises TimeoutError for a server that is there and says nothing."""
+    if "The node does not answer" in started.stderr:
+        raise TimeoutError(started.stderr)
+    assert started.returncode == 0, started.stderr
+
+
 @contextlib.contextmanager
-def run_node(*options: str | Path, password: str = "") -> Iterator[Node]:
+def run_node(*options: str | Path, password: str = "", port: int = 0) -> Iterator[Node]:
     """A server of its own for the length of the block. Raises NodeMissing."""
     fetched = call_node("fetch")
     if fetched.returncode == os.EX_UNAVAILABLE:
@@ -68,8 +75,8 @@ def run_node(*options: str | Path, password: str = "") -> Iterator[Node]:
         (folder / "password").write_text(password)
         given += ["--password-file", folder / "password"]
     try:
-        started = call_node("start", "--port", "0", *given)
-        assert started.returncode == 0, started.stderr
+        started = call_node("start", "--port", str(port), *given)
+        check_started(started)
         url = started.stdout.strip()
         login = ("elastic", password) if password else None
         with Elasticsearch(url, request_timeout=30, basic_auth=login) as client:

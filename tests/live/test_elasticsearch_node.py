@@ -18,6 +18,10 @@ import psutil
 import pytest
 from elasticsearch import AuthenticationException, Elasticsearch
 
+from portal.processes.ownership import is_dead
+from tests.live.elasticsearch_node import check_started
+from tests.live.stack import wait_for
+
 ROOT = Path(__file__).resolve().parents[2]
 NODE = ROOT / "elasticsearch" / "node.py"
 INDEX = json.loads((ROOT / "elasticsearch" / "index.json").read_text())
@@ -66,7 +70,7 @@ def server() -> None:
 
 def start(folder: Path, *options: str) -> str:
     started = node("start", folder, "--port", "0", *HEAP, *options)
-    assert started.returncode == 0, started.stderr
+    check_started(started)
     return started.stdout.strip()
 
 
@@ -94,7 +98,10 @@ def test_a_killed_node_comes_back_with_its_documents_and_stop_leaves_no_process(
         client.index(index="cities", id="1", document={"name": "istanbul"}, refresh=True)
         assert client.cluster.health()["status"] == "green"
 
-    psutil.Process(read_pid(folder)).send_signal(signal.SIGKILL)
+    server = psutil.Process(read_pid(folder))
+    server.kill()
+    # A signal is not a death yet: a start before it would wait for the dying one.
+    wait_for("the end of the killed", lambda: is_dead(server))
 
     with Elasticsearch(start(folder)) as client:
         client.cluster.health(wait_for_status="green")
@@ -172,8 +179,7 @@ def test_a_supervised_node_ends_when_its_supervisor_is_killed(data_dir):
     supervisor.kill()
     supervisor.wait()
 
-    psutil.wait_procs([server], timeout=30)
-    assert not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
+    wait_for("the end of the server", lambda: is_dead(server))
 
 
 def test_a_node_whose_supervisor_is_killed_while_it_prepares_does_not_start(data_dir):

@@ -6,6 +6,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import queue
 import random
 import signal
 import threading
@@ -329,8 +330,14 @@ def test_a_page_and_its_counts_are_of_one_moment(engine: Engine) -> None:
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        totals = set()
-        for _ in range(60):
+        totals: set[int] = set()
+        ends_at = time.monotonic() + 60
+        # A writer beside whom nothing is written for a while proves nothing.
+        for turn in itertools.count():
+            if turn >= 60 and len(totals) > 3:
+                break
+            if time.monotonic() > ends_at:
+                raise TimeoutError(f"the writer is too slow: {totals}")
             _, found = find_hits(view, ask("moment"), STAFF, Deadline(9), is_counted=True)
             assert found.summary is not None
             assert sum(found.summary.facets["kind"].values()) == found.total
@@ -339,7 +346,6 @@ def test_a_page_and_its_counts_are_of_one_moment(engine: Engine) -> None:
     finally:
         stop.set()
         writer.join()
-    assert len(totals) > 3
 
 
 def test_an_alias_points_to_one_index_of_the_layout(
@@ -438,7 +444,9 @@ def test_an_engine_that_was_used_before_a_fork_works_in_the_child(engine: Engine
     child = context.Process(target=_search_in_child, args=(engine, answers))
     child.start()
     try:
-        assert answers.get(timeout=20) == ["forked"]
+        assert answers.get(timeout=60) == ["forked"]
+    except queue.Empty:
+        raise TimeoutError("no answer from the child") from None
     finally:
         child.join(5)
         child.kill()

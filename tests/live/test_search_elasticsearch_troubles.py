@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -88,42 +89,44 @@ def check_that_the_backlog_drains(browser: Client) -> None:
     assert browser.get("/health/ready").json()["checks"]["search"]["ok"]
 
 
-def find_closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+@contextlib.contextmanager
+def hold_silent_port() -> Iterator[str]:
+    """An address at which nobody listens, and nobody can as long as it is held."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{holder.getsockname()[1]}"
 
 
 # --- absent -----------------------------------------------------------------------------------
 
 
 def test_without_a_server_the_portal_starts(tmp_path: Any) -> None:
-    url = f"http://127.0.0.1:{find_closed_port()}"
-    environment = make_environment(tmp_path, 8000, ELASTICSEARCH_URL=url)
     script = "import portal.asgi, portal.celery; print('up')"
-    for command in (["manage.py", "check"], ["-c", script]):
-        started = subprocess.run(
-            [sys.executable, *command],
-            cwd=BASE_DIR,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-        assert started.returncode == 0, started.stderr
+    with hold_silent_port() as url:
+        environment = make_environment(tmp_path, 8000, ELASTICSEARCH_URL=url)
+        for command in (["manage.py", "check"], ["-c", script]):
+            started = subprocess.run(
+                [sys.executable, *command],
+                cwd=BASE_DIR,
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=60,
+            )
+            assert started.returncode == 0, started.stderr
 
 
 def test_a_server_that_comes_late_gets_the_backlog(
     portal_on_elasticsearch: Use, store: Store, browser: Client
 ) -> None:
-    portal_on_elasticsearch(f"http://127.0.0.1:{find_closed_port()}")
-    # Even before there is anything to find: an unreachable server is not an empty one.
-    assert find_problem(browser) == "Its server does not answer."
-    store("İstanbul")
-    assert find_problem(browser) == "Its server does not answer."
-    check_that_ingest_goes_on(store)
+    with hold_silent_port() as url:
+        portal_on_elasticsearch(url)
+        # Even before there is anything to find: an unreachable server is not an empty one.
+        assert find_problem(browser) == "Its server does not answer."
+        store("İstanbul")
+        assert find_problem(browser) == "Its server does not answer."
+        check_that_ingest_goes_on(store)
     portal_on_elasticsearch()
     check_that_the_backlog_drains(browser)
 
