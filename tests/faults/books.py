@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -18,6 +20,8 @@ from tests.faults.upstream import Service
 from tests.live.stack import Stack, wait_for
 
 Row = tuple[Any, ...]
+# Even the shortest lease lasts so long after a kill: it was renewed half a second before it.
+SURE_SECONDS = 1.0
 
 
 class Database:
@@ -51,15 +55,43 @@ class Database:
         return str(self.one("SELECT state FROM ingest_run WHERE id = %s", run))
 
 
-def count_unwritten(database: Database, run: int, service: Service) -> Counter[int]:
+@dataclass(frozen=True, slots=True)
+class Leases:
+    """Who worked on a run in the moment before a blow: the worker of each slice."""
+
+    at: float
+    workers: dict[int, str]
+
+
+def read_leases(database: Database, run: int) -> Leases:
+    at = time.monotonic()
+    rows = database.read("SELECT id, worker FROM ingest_slice WHERE run_id = %s", run)
+    return Leases(at, dict(rows))
+
+
+def count_unwritten(
+    database: Database, run: int, service: Service, *, before: Leases
+) -> Counter[int]:
     """By row: requests that the upstream has received and dead or paused slices have not written.
 
     Only rows that such a slice holds are looked at: until its lease is over nobody touches them.
+    Raises TimeoutError where that may have been `before` they were looked at.
     """
+    found = _look_for_unwritten(database, run, service)
+    left = read_leases(database, run)
+    lost = [worker for each, worker in before.workers.items() if each not in left.workers]
+    if left.at - before.at > SURE_SECONDS and any(map(is_lifeless, lost)):
+        raise TimeoutError("what a dead worker had not written was looked at too late")
+    return found
+
+
+def _look_for_unwritten(database: Database, run: int, service: Service) -> Counter[int]:
     earlier: list[Row] | None = None
+    looked_at = 0.0
 
     def look() -> list[Counter[int]]:
-        nonlocal earlier
+        nonlocal earlier, looked_at
+        now = time.time()
         # What the dead worker's last packets and its last COMMIT bring may be still on its way.
         held = [
             (int(key), attempts, service.turns[int(key)])
@@ -70,7 +102,8 @@ def count_unwritten(database: Database, run: int, service: Service) -> Counter[i
             )
             if is_lifeless(worker)
         ]
-        is_quiet, earlier = held == earlier, [*held]
+        is_quiet = held == earlier and service.ticks[0] > looked_at
+        earlier, looked_at = [*held], now
         found = Counter({key: sends - attempts for key, attempts, sends in held})
         return [+found] if is_quiet else []
 

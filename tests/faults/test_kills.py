@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import pytest
 
 from ingest.outcomes import RunState
-from tests.faults.books import count_unwritten
+from tests.faults.books import count_unwritten, read_leases
 from tests.faults.site import Site
 from tests.faults.upstream import UNRULY, Service
 
@@ -62,6 +62,7 @@ def plan_kills(chance: random.Random) -> list[Kill]:
 def strike(site: Site, kill: Kill, run: int, service: Service) -> Counter[int]:
     """Kills and starts anew; gives what the dead had not written."""
     fetcher = site.find_fetcher(run) or site.fetchers[0]
+    before = read_leases(site.database, run)
     if kill.victim == "child":
         site.kill_children(fetcher)
     if "index" in kill.victim:
@@ -69,10 +70,12 @@ def strike(site: Site, kill: Kill, run: int, service: Service) -> Counter[int]:
         site.expire("search:*")
     if "worker" in kill.victim:
         site.stack.kill(fetcher)
+    unwritten = count_unwritten(site.database, run, service, before=before)
+    if "worker" in kill.victim:
         site.start_fetcher(fetcher)
     if "index" in kill.victim:
         site.stack.start("worker-index")
-    return count_unwritten(site.database, run, service)
+    return unwritten
 
 
 @pytest.mark.parametrize("seed", read_seeds())

@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from tests.faults.books import Database, count_unwritten
+from tests.faults.books import Database, count_unwritten, read_leases
 from tests.faults.site import Site
 from tests.faults.upstream import UNRULY
 
@@ -38,11 +38,13 @@ def test_a_worker_that_was_paused_past_its_lease_neither_writes_nor_sends_when_i
     run = site.start_run(service, limits={"concurrency": CONCURRENCY})
     site.wait_for_sends(service, 300)
     paused = site.wait_for_slice(run)
+    before = read_leases(site.database, run)
     site.pause(paused)
     while holds_write_lock(site.database):  # let it leave its transaction
         site.resume(paused)
+        before = read_leases(site.database, run)
         site.pause(paused)
-    unwritten = count_unwritten(site.database, run, service)
+    unwritten = count_unwritten(site.database, run, service, before=before)
     site.wait_for_sends(service, service.sends + 300)
     assert site.find_fetcher(run) not in (None, paused)
     site.resume(paused)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.faults.books import count_unwritten
+from tests.faults.books import count_unwritten, read_leases
 from tests.faults.site import FETCHERS, Site
 from tests.faults.upstream import UNRULY
 
@@ -41,9 +41,10 @@ def test_of_several_slices_the_killed_ones_lose_nothing(wide_site: Site) -> None
     for sends in (800, 1_600):
         site.wait_for_sends(service, sends)
         victim = site.wait_for_slice(run)
+        before = read_leases(site.database, run)
         site.stack.kill(victim)
+        unwritten |= count_unwritten(site.database, run, service, before=before)
         site.start_fetcher(victim, **SLICES)
-        unwritten |= count_unwritten(site.database, run, service)
     site.wait_for_end(run)
     site.check_books(run, service, unwritten=unwritten)
     assert service.count_peak() <= 500

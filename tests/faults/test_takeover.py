@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.faults.books import count_unwritten
+from tests.faults.books import count_unwritten, read_leases
 from tests.faults.site import open_site
 from tests.faults.upstream import UNRULY
 from tests.live.stack import wait_for
@@ -24,10 +24,12 @@ def test_with_the_default_settings_a_killed_run_goes_on_within_half_a_minute(
         service = site.upstream.open_service("default", 900, seed=11, troubles=UNRULY)
         run = site.start_run(service, limits={"per_second": 200})
         wait_for("requests", lambda: service.sends >= 300)
+        before = read_leases(site.database, run)
         for name in (*site.fetchers, "worker-index"):
             site.stack.kill(name)
-        killed_at, sends = time.time(), service.sends
-        unwritten = count_unwritten(site.database, run, service)
+        killed_at = time.time()
+        unwritten = count_unwritten(site.database, run, service, before=before)
+        sends = service.sends  # those that it has noted since the kill included
         site.stack.start("worker-fetch")
         site.stack.start("worker-index")
         wait_for("the end of the run", lambda: site.is_over(run))

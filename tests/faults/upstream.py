@@ -6,13 +6,14 @@ Its log is the other side's account of a run: what the ledger says must follow f
 from __future__ import annotations
 
 import asyncio
+import bisect
 import contextlib
 import json
 import random
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,7 @@ from aiohttp import web
 from ingest.outcomes import Outcome
 from tests.ingest.upstream import serve
 
+TICK_SECONDS = 0.005
 HTML = "<html><body>Something is not as it should be.</body></html>"
 
 
@@ -52,9 +54,13 @@ UNRULY: tuple[tuple[float, Manners], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Reception:
-    """One request as the upstream saw it. `keys`: those of the good records in the answer."""
+    """One request as the upstream saw it. `keys`: those of the good records in the answer.
+
+    It came at `at`, or a little earlier where the upstream was held up, but not before `since`.
+    """
 
     number: int
+    since: float
     at: float
     outcome: Outcome
     status: int
@@ -70,6 +76,8 @@ class Service:
     seed: int
     latency_seconds: float = 0.0
     troubles: tuple[tuple[float, Manners], ...] = ()
+    # When the upstream's loop turned last; what came before the first of these is in the log.
+    ticks: deque[float] = field(default_factory=lambda: deque([0.0]))
     # Seconds that a 429 names.
     retry_after: int | None = None
     log: list[Reception] = field(default_factory=list)
@@ -93,7 +101,7 @@ class Service:
             keys = self.keys_of(number)
         elif outcome == Outcome.MALFORMED and self.manners[number].lasting == outcome:
             keys = self.keys_of(number)[:1]  # beside a record that has no key
-        reception = Reception(number, time.time(), outcome, STATUS[outcome], keys)
+        reception = Reception(number, self.ticks[0], time.time(), outcome, STATUS[outcome], keys)
         self.log.append(reception)
         return reception
 
@@ -123,14 +131,16 @@ class Service:
         return {reception.number: reception for reception in self.log}
 
     def count_peak(self, seconds: float = 1.0) -> int:
-        """The most requests that any window [t, t + seconds) has seen."""
-        times = sorted(reception.at for reception in self.log)
-        peak = first = 0
-        for last, at in enumerate(times):
-            while times[first] <= at - seconds:
-                first += 1
-            peak = max(peak, last - first + 1)
-        return peak
+        """The most requests that came within some window [t, t + seconds).
+
+        What had to wait for the upstream itself may have come before: it is counted only where
+        it has come within the window all the same.
+        """
+        noted = [reception.at for reception in self.log]
+        return max(
+            bisect.bisect_left(noted, reception.since + seconds) - number
+            for number, reception in enumerate(self.log)
+        )
 
 
 STATUS = {
@@ -152,12 +162,25 @@ class Upstream:
         # While it is clear, requests are received and not answered.
         self.is_answering = threading.Event()
         self.is_answering.set()
+        self.ticks: deque[float] = deque([0.0], maxlen=4)
+
+    async def watch(self, app: web.Application) -> AsyncIterator[None]:
+        async def tick() -> None:
+            while True:
+                self.ticks.append(time.time())
+                await asyncio.sleep(TICK_SECONDS)
+
+        watching = asyncio.create_task(tick())
+        yield
+        watching.cancel()
 
     def open_service(self, name: str, count: int, **more: Any) -> Service:
         """A service of that name, or of a longer one where a test is tried again."""
         while name in self.services:
             name += "-again"
-        service = self.services[name] = Service(name, count, **{"seed": 0, **more})
+        service = self.services[name] = Service(
+            name, count, **{"seed": 0, "ticks": self.ticks, **more}
+        )
         return service
 
     def url_of(self, service: Service) -> str:
@@ -187,6 +210,7 @@ def serve_upstream() -> Iterator[Upstream]:
     """The server in a thread of this process."""
     upstream = Upstream()
     app = web.Application()
+    app.cleanup_ctx.append(upstream.watch)
     app.router.add_get("/{service}/{number}", upstream.answer)
     with serve(app, access_log=None) as upstream.address:
         try:
