@@ -3,8 +3,9 @@
     python -m tests.live.limited SPEC…      a line with the addresses, then serves until stopped
 
 Each SPEC is the JSON of a `Limit`, served on a port of its own. `/{id}` answers with a record or a
-429, `/seen` with all that came: {"seen": [[seconds, passed], …], "lag": seconds}. What comes while
-the process has to wait for a processor is noted when it has one: at most `lag` too late.
+429, `/seen` with all that came: {"seen": [[seconds, passed], …], "lag": …, "stalled": …}. What
+comes while the process has to wait for a processor is noted when it has one: at most `lag` too
+late. `stalled`: for how many seconds it stood still, in pieces that others must have felt too.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from aiohttp import web
 from tests.live.stack import ask_upstream
 
 LAG_SECONDS = 0.005
+STALL_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ class LimitedServer:
     window: deque[float] = field(default_factory=deque)
     tokens: float = 0.0
     lag: float = 0.0
+    stalled: float = 0.0
     at: float = 0.0
 
     async def answer(self, request: web.Request) -> web.Response:
@@ -102,14 +105,16 @@ class LimitedServer:
         return window[0] + limit.seconds - now if is_full else None
 
     async def tell(self, request: web.Request) -> web.Response:
-        return web.json_response({"seen": self.seen, "lag": self.lag})
+        return web.json_response({"seen": self.seen, "lag": self.lag, "stalled": self.stalled})
 
     async def watch_lag(self) -> None:
         while True:
             before = time.monotonic()
             await asyncio.sleep(LAG_SECONDS)
             if self.seen:
-                self.lag = max(self.lag, time.monotonic() - before - LAG_SECONDS)
+                lag = time.monotonic() - before - LAG_SECONDS
+                self.lag = max(self.lag, lag)
+                self.stalled += lag if lag > STALL_SECONDS else 0.0
 
 
 def hash_share(key: str) -> float:
@@ -154,13 +159,14 @@ class Traffic:
     all: list[float]
     passed: list[float]
     lag: float
+    stalled: float
 
     @classmethod
     def of(cls, address: str) -> Traffic:
         told = ask_upstream(address, "/seen")
         seen = told["seen"]
         passed = [at for at, is_passed in seen if is_passed]
-        return cls([at for at, _ in seen], passed, told["lag"])
+        return cls([at for at, _ in seen], passed, told["lag"], told["stalled"])
 
     def since(self, seconds: float) -> Traffic:
         """Without the first seconds, the warm-up."""
@@ -169,6 +175,7 @@ class Traffic:
             [at for at in self.all if at >= begin],
             [at for at in self.passed if at >= begin],
             self.lag,
+            self.stalled,
         )
 
     def peak(self, seconds: float) -> int:

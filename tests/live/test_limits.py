@@ -51,14 +51,17 @@ def test_limits_hold_over_workers_and_runs_as_the_server_counts(workers: Stack) 
             start(workers, "quota", quota, per_second=30, quota={"requests": 90, "per": "month"}),
         ]
         time.sleep(SECONDS)
+        # How soon a run begins is a matter of the machine; its limits are counted from then on.
+        for address, requests in ((window, 4 * 30), (quota, 90)):
+            wait_for(f"{requests} requests", partial(has_seen, address, requests))
         seen = [Traffic.of(address) for address in addresses]
         cancel(workers, runs)
     # What the server noted late by its own fault is not held against us.
     assert seen[0].peak(1.0 - seen[0].lag) <= 20
-    assert seen[0].rate() >= 0.85 * 20
+    assert seen[0].rate() >= 0.85 * 20 * (1 - seen[0].stalled / SECONDS)
     assert seen[1].peak(4.0 - seen[1].lag) <= 30
-    assert len(seen[1].all) >= 4 * 30
-    assert seen[2].largest_group(1.0 - seen[2].lag) == 5
+    assert seen[1].all[4 * 30 - 1] - seen[1].all[0] <= SECONDS
+    assert seen[2].largest_group(1.0 - seen[2].lag) <= 5 <= seen[2].largest_group(1.0)
     assert len(seen[3].all) == 90
 
 
@@ -78,6 +81,10 @@ def test_hidden_limits_are_found_and_used(workers: Stack) -> None:
         cancel(workers, runs)
     assert beside.peak(1.0 - beside.lag) <= 60
     assert beside.rate() >= 0.75 * 60
+
+
+def has_seen(address: str, requests: int) -> bool:
+    return len(Traffic.of(address).all) >= requests
 
 
 def is_learned(address: str) -> bool:
