@@ -25,8 +25,9 @@ from tests.live.stack import Stack, ask, run_stack, wait_for
 
 # One of them works on the run; the other is there at once when that one is killed.
 FETCHERS = ("worker-fetch", "standby")
-# The shortest that the settings allow, and slices so short that runs change hands by themselves.
-LEASE_SECONDS, SLICE_SECONDS = 2, 2
+# So short that a killed run goes on soon, but no machine that stalls for a second ends a lease; and
+# slices so short that runs change hands by themselves.
+LEASE_SECONDS, SLICE_SECONDS = 3, 2
 WAKE_SECONDS = 0.3
 
 
@@ -136,12 +137,12 @@ class Site:
         self.wait_for(f"{count} requests", lambda: service.sends >= count)
 
     def wait_for_quiet(self, service: Service) -> None:
-        """Until the upstream is asked no more: ten looks see the same."""
+        """Until the upstream is asked no more: for longer than a machine stalls."""
         seen: list[int] = []
 
         def look() -> bool:
             seen.append(service.sends)
-            return len(seen) > 10 and len(set(seen[-10:])) == 1
+            return len(seen) > 20 and len(set(seen[-20:])) == 1
 
         wait_for("the end of sends", look)
 

@@ -81,7 +81,7 @@ def limit_files(pids: list[int], size: int) -> None:
 def test_a_full_disk_is_waited_out(sqlite_site: Site) -> None:
     site = sqlite_site
     service = site.upstream.open_service("full", 1_500, seed=7, troubles=UNRULY)
-    run = site.start_run(service, limits={"per_second": 500})
+    run = site.start_run(service, limits={"per_second": 300})
     site.wait_for_sends(service, 300)
     workers = [
         process.pid

@@ -46,7 +46,8 @@ def test_a_worker_that_was_paused_past_its_lease_neither_writes_nor_sends_when_i
         site.pause(paused)
     unwritten = count_unwritten(site.database, run, service, before=before)
     site.wait_for_sends(service, service.sends + 300)
-    assert site.find_fetcher(run) not in (None, paused)
+    # Between two slices nobody works on it.
+    site.wait_for("another worker", lambda: site.find_fetcher(run) not in (None, paused))
     site.resume(paused)
     site.wait_for_end(run)
     # What had left the program when it was stopped, but not the event loop's buffers.
