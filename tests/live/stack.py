@@ -10,7 +10,6 @@ import secrets
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -26,7 +25,6 @@ from portal.processes import HOST, MARK, Program, find_free_port, list_programs,
 from portal.processes.ownership import is_dead
 
 Found = TypeVar("Found")
-LOOK_SECONDS = 0.005
 EMAIL = "tester@example.org"
 # What programs need of the machine; nothing that would point them to somebody's servers.
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "CI")
@@ -53,28 +51,6 @@ def make_environment(data_dir: Path, port: int, **more: str) -> dict[str, str]:
 def make_slug(name: str) -> str:
     """For a source of a portal that outlives the test: one that is tried again needs another."""
     return f"{name}-{secrets.token_hex(3)}"
-
-
-@contextlib.contextmanager
-def watch_lag() -> Iterator[Callable[[], float]]:
-    """Tells for how long this process, which counts others' requests, was held up at most."""
-    lag = 0.0
-    is_over = threading.Event()
-
-    def watch() -> None:
-        nonlocal lag
-        while not is_over.is_set():
-            before = time.monotonic()
-            time.sleep(LOOK_SECONDS)
-            lag = max(lag, time.monotonic() - before - LOOK_SECONDS)
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield lambda: lag
-    finally:
-        is_over.set()
-        thread.join()
 
 
 def wait_for(what: str, look: Callable[[], Found | None], *, timeout_seconds: float = 60) -> Found:

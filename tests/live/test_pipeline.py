@@ -6,7 +6,8 @@ import pytest
 
 from ingest.outcomes import Outcome
 from ingest.rehearsal import serve_in_thread
-from tests.live.stack import Stack, ask_upstream, find_port, gaps_of, make_slug, watch_lag
+from tests.ingest.stopwatch import watch_lag
+from tests.live.stack import Stack, ask_upstream, find_port, gaps_of, make_slug
 
 pytestmark = pytest.mark.live
 
