@@ -214,7 +214,8 @@ class Budget:
 
         Raises redis.RedisError where Redis is away. A slot that was begun to be waited for is used:
         below a send per slice nothing would ever be sent otherwise. `is_under_way`: a redirect is
-        followed, which the end of the slice does not cut short, nor a slot that is far away.
+        followed, or a connection was opened, which the end of the slice does not cut short, nor a
+        slot that is far away; only a quota that is used up or a delay that the host asked for does.
         """
         await self._look()
         if self.is_free:
@@ -235,7 +236,7 @@ class Budget:
                         break
                     self.give_back(1, self.charged)
                 elif (parked := await self._lease(PARK_SECONDS)) is not None:
-                    if not is_under_way or parked.quota:
+                    if not is_under_way or parked.quota or parked.reason == "hold":
                         self.parked = self.parked or parked
                         self.is_closed = True
                         return False

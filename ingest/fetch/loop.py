@@ -439,7 +439,7 @@ class _SliceRunner:
     async def _wait_under_way(self, leave: _Leave, budget: Budget) -> None:
         is_free = await budget.wait_for_slot(is_under_way=True)
         if budget.parked and not self.budget.parked:
-            # The quota of the host that a redirect leads to is used up: no row gets any further.
+            # The host that a redirect leads to takes nothing for long: no row gets any further.
             self.budget.parked = budget.parked
             self.budget.is_closed = True
         if not is_free or time.monotonic() >= self.lease_ends_at:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -133,6 +134,29 @@ def test_a_slot_that_a_slow_connection_missed_does_not_count_for_the_quota(monke
         run = start(make_source(upstream.url, stop=20, limits=quota_of(7)))
         assert work_until_waiting(run).waits_for == "quota"
         assert len(upstream.seen) == 7
+
+
+def test_a_send_whose_connection_came_late_does_not_wait_out_a_long_delay(monkeypatch):
+    opened: list[_Leave] = []
+
+    def is_late(self: _Leave) -> bool:
+        opened.append(self)
+        return True
+
+    async def answer(request: web.Request) -> web.Response:
+        while len(opened) < 2:  # until another send has opened its connection, and waits
+            await asyncio.sleep(0.01)
+        return web.Response(status=429, headers={"Retry-After": "3600"})
+
+    monkeypatch.setattr(_Leave, "is_late", property(is_late))
+    monkeypatch.setattr("ingest.fetch.pace.HELD_AFTER", 2)  # one answer that names a delay
+    with scripted_upstream(answer) as upstream:
+        limits = {"per_second": 0.5, "concurrency": 2, "deadline_seconds": 86_400}
+        retry = {"cap_seconds": 3_600}
+        run = start(make_source(upstream.url, stop=5, limits=limits, retry=retry))
+        assert work_until_waiting(run).waits_for == "hold"
+        assert len(upstream.seen) == 1
+        assert not Slice.objects.exists()
 
 
 def test_each_connection_is_looked_at_also_in_a_run_without_limits_of_its_own(monkeypatch):
