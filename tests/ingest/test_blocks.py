@@ -20,8 +20,9 @@ from ingest.secrets import unseal
 from ingest.selectors import count_outcomes, describe_run
 from tests.ingest.factories import UserFactory
 from tests.ingest.test_pipeline import drive, good, make_source, start
-from tests.ingest.test_slices import sent, wait_until, workers
+from tests.ingest.test_slices import sent, workers
 from tests.ingest.upstream import ScriptedUpstream, scripted_upstream
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -26,6 +26,7 @@ from ingest.selectors import count_outcomes
 from tests.ingest.stopwatch import let_work, stopwatch
 from tests.ingest.test_pipeline import good, make_source, start
 from tests.ingest.upstream import ScriptedUpstream, scripted_upstream
+from tests.waiting import wait_until
 
 logger = logging.getLogger(__name__)
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -62,15 +63,6 @@ def workers(count: int, *run_ids: int) -> Iterator[list[BaseException]]:
             logger.warning("Run %d: %s", run.pk, seen)
         # Also where the caller failed: a worker's error is why.
         assert not failures, failures
-
-
-def wait_until(is_so: Callable[[], bool], *, seconds: float = 30.0) -> float:
-    began = time.monotonic()
-    while not is_so():
-        if time.monotonic() - began > seconds:
-            raise TimeoutError(f"not within {seconds:.0f} s")
-        time.sleep(0.02)
-    return time.monotonic() - began
 
 
 def is_finished(run: Run) -> bool:

@@ -7,8 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -18,18 +17,11 @@ from django.conf import settings
 from portal.processes import supervision
 from portal.processes.ownership import MARK, Launcher, end_marked, find_marked, name_instance
 from portal.processes.programs import find_redis_server
+from tests.waiting import wait_until
 
 CATCHER = (
     "import signal, time; signal.signal(signal.SIGINT, print); print(flush=True); time.sleep(60)"
 )
-
-
-def wait_until(is_so: Callable[[], bool], *, seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {seconds:.0f} s")
-        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -60,7 +52,7 @@ def test_a_launcher_of_which_nobody_can_tell_wants_no_end(
 
 def test_a_dead_launcher_wants_the_end(launcher: Launcher) -> None:
     launcher.process.kill()
-    wait_until(lambda: launcher.wants_the_end)
+    wait_until(lambda: launcher.wants_the_end, seconds=10)
 
 
 def test_a_redis_that_wiped_its_environment_is_found_by_its_folder(tmp_path: Path) -> None:
@@ -78,7 +70,7 @@ def test_a_redis_that_wiped_its_environment_is_found_by_its_folder(tmp_path: Pat
                 )
             )
         sockets = [folder / "redis" / "redis.sock" for folder in (ours, theirs)]
-        wait_until(lambda: all(socket.exists() for socket in sockets))
+        wait_until(lambda: all(socket.exists() for socket in sockets), seconds=10)
         assert [process.pid for process in find_marked(ours)] == [started[0].pid]
     finally:
         for process in started:
@@ -101,7 +93,7 @@ def test_a_supervisor_that_nobody_buries_is_ended_all_the_same(tmp_path: Path) -
             parent.stdout.readline()
             [supervisor] = find_marked(tmp_path)
             assert end_marked(tmp_path, patience_seconds=0.3) == 1
-            wait_until(lambda: supervisor.status() == psutil.STATUS_ZOMBIE)
+            wait_until(lambda: supervisor.status() == psutil.STATUS_ZOMBIE, seconds=10)
         finally:
             parent.kill()
 
